@@ -1,0 +1,1 @@
+//! Benchmarks: definitions -> samples -> record -> tables, plots, the HTML page.

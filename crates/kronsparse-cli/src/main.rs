@@ -1,0 +1,3 @@
+//! The `kronsparse` command.
+
+fn main() {}

@@ -1,0 +1,54 @@
+//! The oracle: nested loops in f64 (or complex f64) over the definition. Dull on purpose, and never optimised.
+
+use crate::scalar::Wide;
+use crate::{Activation, Chain, Factor, Layout, Scalar};
+
+/// `K x` for one vector of wide numbers.
+fn factor_vector<T: Scalar>(factor: &Factor<T>, x: &[T::Wide]) -> Vec<T::Wide> {
+    let p = factor.pattern();
+    let mut y = vec![T::Wide::ZERO; p.rows()];
+    for i in 0..p.a() {
+        for o in 0..p.b() {
+            for j in 0..p.d() {
+                let mut sum = T::Wide::ZERO;
+                for l in 0..p.c() {
+                    sum += factor.weight(i, o, l, j).widen() * x[p.col(i, l, j)];
+                }
+                y[p.row(i, o, j)] = sum;
+            }
+        }
+    }
+    y
+}
+
+/// `K_1 ⋯ K_L x` for one vector; hidden values stay wide.
+pub fn vector<T: Scalar>(chain: &Chain<T>, x: &[T]) -> Vec<T::Wide> {
+    let x = x.iter().map(|v| v.widen()).collect();
+    chain.factors().iter().rev().fold(x, |x, factor| factor_vector(factor, &x))
+}
+
+/// `activation(X Wᵀ + bias)` (or `activation(W X + bias)` batch-last), unrounded, laid out as the engine's output.
+pub fn multiply<T: Scalar>(
+    chain: &Chain<T>,
+    bias: Option<&[T]>,
+    activation: Activation,
+    x: &[T],
+    n: usize,
+    layout: Layout,
+) -> Vec<T::Wide> {
+    let (rows, cols) = (chain.rows(), chain.cols());
+    assert_eq!(x.len(), n * cols, "X must have n · cols elements");
+    let mut y = vec![T::Wide::ZERO; n * rows];
+    for batch in 0..n {
+        let input: Vec<T> = (0..cols).map(|col| x[layout.index(batch, col, n, cols)]).collect();
+        for (row, mut value) in vector(chain, &input).into_iter().enumerate() {
+            if let Some(bias) = bias {
+                value += bias[row].widen();
+            }
+            let (re, im) = value.parts();
+            let value = if T::DTYPE.is_complex() { (re, im) } else { (activation.apply(re), 0.0) };
+            y[layout.index(batch, row, n, rows)] = T::Wide::from_parts(value.0, value.1);
+        }
+    }
+    y
+}
