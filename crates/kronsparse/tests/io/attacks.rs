@@ -53,6 +53,8 @@ fn names() {
     edited("\"factors.1\"", "\"factors.18446744073709551615\"", &["\"factors.1\": not in the file"]);
     edited("\"factors.1\"", "\"factors.0\"", &["\"factors.0\" is there twice"]);
     edited("\"bias\"", "\"biases\"", &["tensor \"biases\": not expected"]);
+    edited("\"bias\"", "\"bi\\u001b[1m\\nas\"", &["tensor \"bi\u{fffd}[1m\u{fffd}as\": not expected"]);
+    edited("\"bias\"", &format!("\"{}\"", "é".repeat(5000)), &["tensor \"éé", "é…"]);
     edited("\"bias\"", "\"factors.x\"", &["tensor \"factors.x\": not expected"]);
     let folder = Folder::new();
     let metadata = r#"{"__metadata__":{"format":"kronsparse","version":"1","layout":"bsf"}}"#;

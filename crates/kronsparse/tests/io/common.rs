@@ -1,31 +1,26 @@
 //! Fresh random content, files made by hand, and what the tests ask of a message.
 
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use kronsparse::scalar::Wide;
 use kronsparse::{Chain, ChainPattern, Layer, Scalar};
 
-/// A splitmix64 generator (Steele, Lea, Flood 2014), seeded afresh by every test; the seed is printed with a failure.
-pub(crate) struct Random(u64);
+/// Random numbers, seeded afresh by every test; the seed is printed with a failure.
+pub(crate) struct Random(fastrand::Rng);
 
 impl Random {
     pub(crate) fn fresh() -> Random {
-        let seed = RandomState::new().build_hasher().finish();
+        let seed = fastrand::u64(..);
         eprintln!("seed {seed}");
-        Random(seed)
+        Random(fastrand::Rng::with_seed(seed))
     }
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.u64(..)
     }
     /// Uniform in [-2, 2).
     pub(crate) fn number<T: Scalar>(&mut self) -> T {
-        let mut part = || (self.next() >> 11) as f64 / 2f64.powi(51) - 2.0;
+        let mut part = || 4.0 * self.0.f64() - 2.0;
         let (re, im) = (part(), part());
         T::narrow(T::Wide::from_parts(re, im))
     }
