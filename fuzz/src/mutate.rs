@@ -9,11 +9,14 @@ use crate::{Target, seeds};
 pub(crate) struct Mutator {
     format: Format,
     seeds: Vec<Vec<u8>>,
+    /// For archives: what is put into them.
+    members: Vec<Vec<u8>>,
 }
 
 impl Mutator {
     pub(crate) fn new(target: &Target) -> Mutator {
-        Mutator { format: target.format, seeds: seeds::of(target.format) }
+        let members = if matches!(target.format, Format::Npz) { seeds::of(Format::Npy) } else { Vec::new() };
+        Mutator { format: target.format, seeds: seeds::of(target.format), members }
     }
 
     /// The input of one iteration: now and then a valid one or noise, mostly a valid one damaged a few times.
@@ -31,7 +34,7 @@ impl Mutator {
         let whole = rng.u32(..3) == 0;
         match self.format {
             Format::Npz if !whole => {
-                let mut inside = seeds::npy(&mut rng);
+                let mut inside = choice(&mut rng, &self.members).clone();
                 self.damage(&mut inside, &mut rng);
                 return seeds::npz(&[("x.npy", &inside)], rng.bool());
             }
@@ -58,7 +61,8 @@ impl Mutator {
     }
 
     fn damage(&self, input: &mut Vec<u8>, rng: &mut Rng) {
-        for _ in 0..1 + rng.usize(..4) {
+        // Mostly once: more seldom leaves anything that is accepted.
+        for _ in 0..*choice(rng, &[1, 1, 1, 2, 3]) {
             self.damage_once(input, rng);
         }
     }

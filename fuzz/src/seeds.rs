@@ -86,7 +86,7 @@ fn model() -> Vec<u8> {
 }
 
 /// An npy file of version 1: any element type, both byte orders, both index orders.
-pub(crate) fn npy(rng: &mut Rng) -> Vec<u8> {
+fn npy(rng: &mut Rng) -> Vec<u8> {
     fn of<T: Scalar>(rng: &mut Rng) -> Vec<u8> {
         let shapes: [&[usize]; 7] = [&[], &[5], &[2, 3], &[0], &[3, 1, 4], &[1, 2, 1, 3], &[40, 9]];
         let shape = shapes[rng.usize(..7)];

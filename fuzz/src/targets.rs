@@ -128,13 +128,18 @@ pub const TARGETS: &[Target] = &[
 /// Runs `f` on a file of this name with this content.
 fn with_file<R>(name: &str, content: &[u8], f: impl FnOnce(&Path) -> R) -> R {
     thread_local! {
-        static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");
+        static FOLDER: tempfile::TempDir = scratch().expect("a temporary folder");
     }
     FOLDER.with(|folder| {
         let path = folder.path().join(name);
         fs::write(&path, content).expect("the temporary folder takes a file");
         f(&path)
     })
+}
+
+/// In memory where the system has such a folder: flushing to a disk would take nearly all of the time.
+fn scratch() -> std::io::Result<tempfile::TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
 
 /// A refusal is one line that names the file.

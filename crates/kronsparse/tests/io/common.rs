@@ -51,6 +51,8 @@ impl Folder {
     }
     pub(crate) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.path(name);
+        // Some file systems flush a file that is cut and written anew, which takes milliseconds; a new file they do not.
+        let _ = fs::remove_file(&path);
         fs::write(&path, content).unwrap();
         path
     }
