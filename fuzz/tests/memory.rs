@@ -36,3 +36,22 @@ fn a_model_is_written_without_a_copy_in_memory() {
     });
     assert!(grown < 4 << 20, "{grown} bytes for a file of {big}");
 }
+
+/// Opening takes memory in proportion to the header, whatever that holds; the format allows headers of 100 MB.
+#[test]
+fn a_large_header_takes_a_bounded_multiple_of_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("header.safetensors");
+    let many: Vec<String> =
+        (0..80_000).map(|k| format!(r#""{k}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#)).collect();
+    let high = format!(r#""a":{{"dtype":"U8","shape":[{}0],"data_offsets":[0,0]}}"#, "0,".repeat(2_000_000));
+    for entries in [many.join(","), high] {
+        let header = format!("{{{entries}}}");
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.bytes());
+        std::fs::write(&path, file).unwrap();
+        let (model, grown) = peak(|| Model::open(&path).unwrap());
+        println!("{} tensors: {grown} bytes for a header of {}", model.names().len(), header.len());
+        assert!(grown < 16 * header.len(), "{grown} bytes for a header of {}", header.len());
+    }
+}
