@@ -7,8 +7,9 @@
 //! 3. [`cpu`]: the engine that always works. [`cpu::Operator`] packs the weights once and multiplies many times.
 //!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
-//! npy, npz) and [`reference`](mod@reference) (the oracle).
+//! npy, npz), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
 
+pub mod convert;
 pub mod cpu;
 mod error;
 pub mod pattern;
