@@ -12,6 +12,7 @@
 pub mod convert;
 pub mod cpu;
 mod error;
+pub mod io;
 pub mod pattern;
 pub mod plan;
 pub mod reference;
