@@ -192,7 +192,10 @@ fn as_text(report: &Report, output: &Path, seconds: f64) -> String {
             .map(|s| vec![s.tensor.clone(), format!("{} × {}", s.shape[0], s.shape[1]), s.reason.clone()])
             .collect::<Vec<_>>();
         text.push('\n');
-        text.push_str(&render(&[("not converted", Align::Left), ("shape", Align::Left), ("why", Align::Left)], &skipped));
+        text.push_str(&render(
+            &[("not converted", Align::Left), ("shape", Align::Left), ("why", Align::Left)],
+            &skipped,
+        ));
     }
     text.push_str(&format!(
         "\n{}: {} layers converted, {} tensors of {} elements copied bit for bit, {}\n",

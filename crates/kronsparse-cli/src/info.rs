@@ -157,14 +157,10 @@ mod tests {
 
     #[test]
     fn sizes_as_linux_writes_them() {
-        assert_eq!(["48K", "2M", "512", "x", "", "99999999999999999G"].map(parse_size), [
-            Some(49152),
-            Some(2 << 20),
-            Some(512),
-            None,
-            None,
-            None
-        ]);
+        assert_eq!(
+            ["48K", "2M", "512", "x", "", "99999999999999999G"].map(parse_size),
+            [Some(49152), Some(2 << 20), Some(512), None, None, None]
+        );
         assert_eq!([49152, 2 << 20, 3 << 30].map(bytes_text), ["48 KiB", "2 MiB", "3.0 GiB"]);
     }
 }

@@ -139,13 +139,7 @@ impl Visit for Multiply<'_> {
 }
 
 /// The batch size and the output's shape, or a sentence with both shapes.
-fn output_shape(
-    input: &[usize],
-    layout: Layout,
-    rows: usize,
-    cols: usize,
-    name: &str,
-) -> Result<(usize, Vec<usize>)> {
+fn output_shape(input: &[usize], layout: Layout, rows: usize, cols: usize, name: &str) -> Result<(usize, Vec<usize>)> {
     let (expected, found) = match (layout, input) {
         (Layout::BatchFirst, [before @ .., last]) if *last == cols => {
             let shape = before.iter().copied().chain([rows]).collect();

@@ -23,7 +23,8 @@ impl Progress {
     /// A bar of `total` steps.
     pub(crate) fn bar(total: u64, message: &str) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (about {eta} left) {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (about {eta} left) {wide_msg}")
+        {
             bar.set_style(style);
         }
         Progress::start(bar, message)

@@ -1,7 +1,7 @@
 //! What the tests of the command share: a folder of their own, the real binary, and fresh random files.
 
-// Each test file compiles this module by itself and uses a part of it.
-#![allow(dead_code)]
+// Each test file compiles this module by itself and uses a part of it, so `pub` reaches no further than that file.
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -196,7 +196,7 @@ impl Tensor {
         Tensor { name: name.into(), dtype, shape: shape.to_vec(), bytes: bytemuck::cast_slice(data).to_vec() }
     }
     pub fn numbers<T: Scalar>(&self) -> Vec<T> {
-        bytemuck::pod_collect_to_vec(&self.bytes)
+        self.bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
     }
 }
 
@@ -206,4 +206,3 @@ pub fn assert_close<T: Scalar>(found: &[T], expected: &[T::Wide], chain: &ChainP
     let limit = T::DTYPE.tolerance(chain.longest_sum(), chain.patterns().len() + 1);
     assert!(error <= limit, "{what}: error {error:e}, allowed {limit:e}");
 }
-

@@ -181,9 +181,8 @@ pub fn convert(
 /// Refuses a model that already has a tensor under a name that a factor would take.
 fn check_names(model: &Model, selected: &[select::Weight]) -> Result<()> {
     let stems: HashSet<String> = selected.iter().map(|w| w.factor_name("")).collect();
-    let taken = |name: &&str| {
-        name.rsplit_once("factors.").is_some_and(|(stem, _)| stems.contains(&format!("{stem}factors.")))
-    };
+    let taken =
+        |name: &&str| name.rsplit_once("factors.").is_some_and(|(stem, _)| stems.contains(&format!("{stem}factors.")));
     match model.names().find(taken) {
         None => Ok(()),
         Some(name) => Err(Error::File {

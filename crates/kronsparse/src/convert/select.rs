@@ -91,11 +91,7 @@ impl Selection {
         };
         let why = if !skipped.is_empty() {
             let candidates: Vec<&str> = skipped.iter().map(|s| s.tensor.as_str()).collect();
-            format!(
-                "no weight is selected; {} two-dimensional weights exist: {}",
-                candidates.len(),
-                list(candidates)
-            )
+            format!("no weight is selected; {} two-dimensional weights exist: {}", candidates.len(), list(candidates))
         } else if names.is_empty() {
             "no weight is selected: the file has no tensors".into()
         } else {
