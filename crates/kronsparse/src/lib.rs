@@ -12,11 +12,13 @@
 pub mod convert;
 pub mod cpu;
 mod error;
+pub mod factorize;
 pub mod io;
 pub mod pattern;
 pub mod plan;
 pub mod reference;
 pub mod scalar;
+pub mod transform;
 
 pub use error::{Error, Result};
 pub use pattern::{Chain, ChainPattern, ChainSpec, Factor, Layer, Matrix, Pattern};
