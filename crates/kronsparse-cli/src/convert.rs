@@ -52,7 +52,7 @@ pub(crate) struct ConvertArgs {
     #[arg(short, long, value_name = "SPEC")]
     chain: Option<ChainSpec>,
     /// Choose a chain per weight, of at most this share of its parameters
-    #[arg(short, long, value_name = "SHARE")]
+    #[arg(short, long, value_name = "SHARE", allow_negative_numbers = true)]
     budget: Option<f64>,
     /// With --budget, choose no chain whose factors are all dense (plain low rank)
     #[arg(long, requires = "budget")]
@@ -61,7 +61,7 @@ pub(crate) struct ConvertArgs {
     #[arg(long, default_value = "l2r")]
     order: Order,
     /// Threads at most; 0 takes all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     threads: usize,
     /// Print one JSON document about what was done
     #[arg(long)]

@@ -46,7 +46,7 @@ pub(crate) struct FactorizeArgs {
     #[arg(long)]
     dtype: Option<DType>,
     /// Threads at most; 0 takes all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     threads: usize,
     /// Print one JSON document about what was done
     #[arg(long)]

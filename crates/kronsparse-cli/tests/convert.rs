@@ -202,7 +202,7 @@ fn wrong_input_is_refused_in_one_sentence() {
     refuse(&[], &["--chain", "--budget"]);
     refuse(&["--budget", "0.5", "--chain", "monarch:2,2"], &["--budget", "--chain"]);
     refuse(&["--budget", "1.5"], &["1.5", "at most 1"]);
-    refuse(&["--budget", "-0.5"], &["-"]);
+    refuse(&["--budget", "-0.5"], &["-0.5", "above 0"]);
     refuse(&["--budget", "nan"], &["0.25"]);
     refuse(&["--budget", "half"], &["half"]);
     refuse(&["--budget", "0.5", "--include", "("], &["--include"]);
