@@ -7,15 +7,18 @@
 //! 3. [`cpu`]: the engine that always works. [`cpu::Operator`] packs the weights once and multiplies many times.
 //!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
-//! npy, npz) and [`reference`](mod@reference) (the oracle).
+//! npy, npz), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
 
+pub mod convert;
 pub mod cpu;
 mod error;
+pub mod factorize;
 pub mod io;
 pub mod pattern;
 pub mod plan;
 pub mod reference;
 pub mod scalar;
+pub mod transform;
 
 pub use error::{Error, Result};
 pub use pattern::{Chain, ChainPattern, ChainSpec, Factor, Layer, Matrix, Pattern};
