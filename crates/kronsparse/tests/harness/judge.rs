@@ -3,13 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kronsparse::scalar::Wide;
-use kronsparse::{ChainPattern, Error, Layout, Result, Scalar, relative_error_wide};
+use kronsparse::{Error, Layout, Result, Scalar, relative_error_wide};
 
 use super::inputs::{Fenced, is_nan};
 use super::{Outcome, Problem, Ready};
 
 /// One run on fenced, poisoned memory.
-pub(crate) fn one<T: Scalar>(ready: &mut dyn Ready<T>, problem: &Problem<T>, chain: &ChainPattern) -> Outcome {
+pub(crate) fn one<T: Scalar>(ready: &mut dyn Ready<T>, problem: &Problem<T>) -> Outcome {
     let x = Fenced::new(&problem.x);
     let mut y = Fenced::<T>::poisoned(problem.expected.len());
     if let Err(outcome) = guarded(|| ready.run(x.get(), y.get_mut(), problem.n, problem.layout)) {
@@ -18,8 +18,7 @@ pub(crate) fn one<T: Scalar>(ready: &mut dyn Ready<T>, problem: &Problem<T>, cha
     if let Some(at) = y.broken() {
         return Outcome::Fail(format!("wrote element {at} of an output of {} elements", problem.expected.len()));
     }
-    let tolerance = T::DTYPE.tolerance(chain.longest_sum(), chain.patterns().len());
-    match compare(y.get(), &problem.expected, tolerance, problem.n, problem.layout) {
+    match compare(y.get(), &problem.expected, problem.tolerance, problem.n, problem.layout) {
         Ok(()) => Outcome::Pass,
         Err(why) => Outcome::Fail(why),
     }

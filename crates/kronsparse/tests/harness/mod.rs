@@ -19,13 +19,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use half::{bf16, f16};
-use kronsparse::{DType, Layout, Scalar};
+use kronsparse::scalar::Wide;
+use kronsparse::{Activation, DType, Layout, Scalar, reference};
 use num_complex::{Complex32, Complex64};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 pub(crate) use case::Case;
 pub(crate) use engine::{Engine, Job, Ready};
+use inputs::Draw;
 pub(crate) use report::{Outcome, Record, Report};
 
 /// Says for which runs an engine may refuse, and why; `None` where it must deliver.
@@ -66,37 +68,43 @@ pub(crate) fn stream(seed: u64, name: &str, dtype: DType) -> StdRng {
     StdRng::seed_from_u64(seed ^ hash)
 }
 
-/// One case in one dtype: the weights are drawn once, and each engine packs them once for all batches and layouts.
+/// One case in one dtype: the weights are drawn once for all batches that suit the same [`inputs::Draw`], and each engine
+/// packs them once for these batches and both layouts.
 fn unit<T: Scalar, E: Engine>(case: &Case, engines: &[E], refusals: &Refusals, seed: u64) -> Vec<Record> {
     let mut rng = stream(seed, &case.name, T::DTYPE);
-    let weights = inputs::Weights::<T>::draw(&case.chain, case.bias, &mut rng);
-    let job = Job { chain: &weights.chain, bias: weights.bias.as_deref(), activation: case.activation };
-    let mut problems: Vec<Problem<T>> = Vec::new();
-    for &n in &case.batch {
-        for &layout in &case.layouts {
-            let x = weights.draw_input(n, layout, &mut rng);
-            let expected = kronsparse::reference::multiply(job.chain, job.bias, job.activation, &x, n, layout);
-            problems.push(Problem { n, layout, x, expected });
-        }
-    }
     let mut records = Vec::new();
-    for engine in engines {
-        let name = engine.name();
-        let refusal = refusals(case, T::DTYPE, &name);
-        let mut ready = judge::guarded(|| engine.prepare(job));
-        for problem in &problems {
-            let outcome = match &mut ready {
-                Ok(ready) => judge::one(ready.as_mut(), problem, &case.chain),
-                Err(refused) => refused.clone(),
-            };
-            records.push(Record {
-                case: case.name.clone(),
-                dtype: T::DTYPE,
-                layout: problem.layout,
-                batch: problem.n,
-                engine: name.clone(),
-                outcome: outcome.against(refusal),
-            });
+    for draw in [Draw::Aligned, Draw::Symmetric] {
+        let batches: Vec<usize> = case.batch.iter().copied().filter(|&n| Draw::of(&case.chain, n) == draw).collect();
+        if batches.is_empty() {
+            continue;
+        }
+        let weights = inputs::Weights::<T>::draw(&case.chain, case.bias, draw, &mut rng);
+        let job = Job { chain: &weights.chain, bias: weights.bias.as_deref(), activation: case.activation };
+        let mut problems: Vec<Problem<T>> = Vec::new();
+        for n in batches {
+            for &layout in &case.layouts {
+                let x = weights.draw_input(n, layout, &mut rng);
+                problems.push(Problem::new(job, x, n, layout));
+            }
+        }
+        for engine in engines {
+            let name = engine.name();
+            let refusal = refusals(case, T::DTYPE, &name);
+            let mut ready = judge::guarded(|| engine.prepare(job));
+            for problem in &problems {
+                let outcome = match &mut ready {
+                    Ok(ready) => judge::one(ready.as_mut(), problem),
+                    Err(refused) => refused.clone(),
+                };
+                records.push(Record {
+                    case: case.name.clone(),
+                    dtype: T::DTYPE,
+                    layout: problem.layout,
+                    batch: problem.n,
+                    engine: name.clone(),
+                    outcome: outcome.against(refusal),
+                });
+            }
         }
     }
     records
@@ -112,4 +120,29 @@ pub(crate) struct Problem<T: Scalar> {
     pub(crate) x: Vec<T>,
     /// The oracle's unrounded result, `n · rows` elements.
     pub(crate) expected: Vec<T::Wide>,
+    /// The largest relative error that an engine may show.
+    pub(crate) tolerance: f64,
+}
+
+impl<T: Scalar> Problem<T> {
+    /// Asks the oracle. The tolerance is [`DType::tolerance`]; where a bias or an activation makes the result smaller
+    /// than the product before it, the product's rounding errors stay, so it grows by `(‖W x‖ + ‖bias‖) / ‖result‖`.
+    fn new(job: Job<T>, x: Vec<T>, n: usize, layout: Layout) -> Problem<T> {
+        let pattern = job.chain.pattern();
+        let expected = reference::multiply(job.chain, job.bias, job.activation, &x, n, layout);
+        let mut tolerance = T::DTYPE.tolerance(pattern.longest_sum(), pattern.patterns().len());
+        if job.bias.is_some() || job.activation != Activation::None {
+            let product = norm(reference::multiply(job.chain, None, Activation::None, &x, n, layout));
+            let bias = norm(job.bias.unwrap_or_default().iter().map(|b| b.widen())) * (n as f64).sqrt();
+            let result = norm(expected.iter().copied());
+            if result > 0.0 {
+                tolerance *= ((product + bias) / result).max(1.0);
+            }
+        }
+        Problem { n, layout, x, expected, tolerance }
+    }
+}
+
+fn norm<W: Wide>(values: impl IntoIterator<Item = W>) -> f64 {
+    values.into_iter().map(Wide::abs2).sum::<f64>().sqrt()
 }

@@ -12,7 +12,7 @@ use super::{Case, Engine, Job, Ready, Record};
 pub(crate) enum Mutant {
     /// None: sums one after the other in the accumulator's precision, hidden values rounded to the element type.
     Honest,
-    /// Lanes 0 and 1 of every output block change places.
+    /// Lanes are stored in reverse order.
     SwappedLanes,
     /// The last row of the output is not written.
     UnwrittenLastRow,
@@ -127,7 +127,7 @@ impl Mutant {
                                 let w = if self == Mutant::Conjugated { w.conj() } else { w };
                                 sum = accumulated::<T>(sum + w.widen() * value[p.col(i, l, j)]);
                             }
-                            let lane = if self == Mutant::SwappedLanes && p.d() > 1 && j < 2 { 1 - j } else { j };
+                            let lane = if self == Mutant::SwappedLanes { p.d() - 1 - j } else { j };
                             out[p.row(i, o, lane)] = sum;
                         }
                     }
