@@ -2,15 +2,21 @@
 //!
 //! [`Operator::new`] packs the weights once; [`Operator::apply`] then multiplies into memory that the caller owns.
 
+mod classic;
+mod dispatch;
+mod element;
+mod fused;
+mod machine;
 mod operator;
+mod panel;
+mod real;
+mod scratch;
+mod simd;
+mod tile;
+mod weights;
 
-pub use operator::{Operator, Options, Scratch};
-
-/// What the engine needs to know of an element type. Sealed through [`Scalar`](crate::Scalar).
-pub trait Element {}
-impl Element for half::f16 {}
-impl Element for half::bf16 {}
-impl Element for f32 {}
-impl Element for f64 {}
-impl Element for num_complex::Complex32 {}
-impl Element for num_complex::Complex64 {}
+pub use element::Element;
+pub use machine::machine;
+pub use operator::{Operator, Options};
+pub use scratch::Scratch;
+pub use simd::Isa;

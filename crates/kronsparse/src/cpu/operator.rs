@@ -1,7 +1,13 @@
 //! The engine's front: checks, packing, and the choice of the algorithm.
 
-use crate::plan::{Activation, Algorithm, Layout};
-use crate::{Chain, Error, Result, Scalar};
+use super::classic::ClassicChain;
+use super::element::Element;
+use super::fused::{FusedChain, Work};
+use super::panel::{Epilogue, View};
+use super::scratch::Scratch;
+use super::simd::Isa;
+use crate::plan::{Activation, Algorithm, Layout, Problem, Tile};
+use crate::{Chain, ChainPattern, Error, Result, Scalar};
 
 /// How an [`Operator`] multiplies. Every field has a default.
 #[derive(Clone, Debug)]
@@ -10,96 +16,181 @@ pub struct Options<T> {
     pub bias: Option<Vec<T>>,
     /// Applied after the bias. Real element types only, but for [`Activation::None`].
     pub activation: Activation,
-    /// Which algorithm; [`Algorithm::Auto`] lets the planner choose per batch size and layout.
+    /// Which algorithm; [`Algorithm::Auto`] lets the planner choose.
     pub algorithm: Algorithm,
     /// How many threads at most; 0 means all of rayon's current pool.
     pub threads: usize,
+    /// Which instruction set; `None` means the widest that this machine has.
+    pub isa: Option<Isa>,
 }
 
 impl<T> Default for Options<T> {
     fn default() -> Self {
-        Options { bias: None, activation: Activation::None, algorithm: Algorithm::Auto, threads: 0 }
-    }
-}
-
-/// Working memory of [`Operator::apply_with`], aligned to cache lines; grows when an operator asks for more.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    bytes: usize,
-}
-
-impl Scratch {
-    /// At least `bytes` bytes: what [`Operator::apply_scratch`] says.
-    pub fn new(bytes: usize) -> Scratch {
-        Scratch { bytes }
+        Options { bias: None, activation: Activation::None, algorithm: Algorithm::Auto, threads: 0, isa: None }
     }
 }
 
 /// A chain made ready for multiplication on this machine's CPU.
+///
+/// ```
+/// use kronsparse::{Activation, Chain, ChainPattern, Layout, cpu};
+/// let pattern = ChainPattern::monarch(64, 32, 8, 4)?;
+/// let chain = Chain::from_fn(&pattern, |_, i, o, l, j| ((i + o * 3 + l * 5 + j) % 7) as f32 - 3.0);
+/// let options = cpu::Options { activation: Activation::Relu, threads: 1, ..Default::default() };
+/// let operator = cpu::Operator::new(&chain, options)?;
+/// let x = vec![0.5; 10 * 32];
+/// let y = operator.multiply(&x, 10, Layout::BatchFirst)?;
+/// assert_eq!(y.len(), 10 * 64);
+/// # Ok::<(), kronsparse::Error>(())
+/// ```
 #[derive(Debug)]
-pub struct Operator<T> {
-    chain: Chain<T>,
-    options: Options<T>,
+pub struct Operator<T: Element> {
+    pattern: ChainPattern,
+    engine: Engine<T>,
+    isa: Isa,
+    threads: usize,
+}
+
+#[derive(Debug)]
+enum Engine<T: Element> {
+    Fused(FusedChain<T::Real>),
+    Classic(ClassicChain<T::Compute>),
 }
 
 impl<T: Scalar> Operator<T> {
     /// Checks the options and packs the weights.
+    ///
+    /// Errors: a bias of another length than the rows, an activation on complex numbers, an instruction set that this
+    /// machine lacks, or a comparison algorithm whose copy of the weights would exceed 4 GiB.
     pub fn new(chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
-        if let Some(bias) = &options.bias
+        let Options { bias, activation, algorithm, threads, isa } = options;
+        if let Some(bias) = &bias
             && bias.len() != chain.rows()
         {
             return Err(Error::Length { what: "bias (rows of the chain)", expected: chain.rows(), found: bias.len() });
         }
-        if T::DTYPE.is_complex() && options.activation != Activation::None {
+        if T::DTYPE.is_complex() && activation != Activation::None {
             return Err(Error::Unsupported {
-                what: format!("activation {} on {}", options.activation, T::DTYPE),
+                what: format!("activation {activation} on {}", T::DTYPE),
                 why: "activations are defined for real numbers".into(),
             });
         }
-        Ok(Operator { chain: chain.clone(), options })
+        let isa = isa.unwrap_or_else(Isa::detect);
+        if !Isa::available().contains(&isa) {
+            return Err(Error::Unsupported {
+                what: format!("instruction set {}", isa.name()),
+                why: format!("this machine has {:?}", Isa::available()),
+            });
+        }
+        let engine = match algorithm {
+            Algorithm::Auto | Algorithm::Fused => {
+                let bias = bias.map(|bias| bias.iter().map(|b| b.planes()).collect());
+                Engine::Fused(FusedChain::new(chain, Epilogue { bias, activation }, isa))
+            }
+            other => {
+                let bias = bias.map(|bias| bias.iter().map(|b| b.widen_compute()).collect());
+                Engine::Classic(ClassicChain::new(chain, bias, activation, other)?)
+            }
+        };
+        Ok(Operator { pattern: chain.pattern().clone(), engine, isa, threads })
     }
 
     /// Size of an output vector.
     pub fn rows(&self) -> usize {
-        self.chain.rows()
+        self.pattern.rows()
     }
     /// Size of an input vector.
     pub fn cols(&self) -> usize {
-        self.chain.cols()
+        self.pattern.cols()
     }
 
     /// Bytes of scratch that [`Operator::apply_with`] needs for a batch of `n`.
     pub fn apply_scratch(&self, n: usize, layout: Layout) -> usize {
-        let _ = (n, layout);
-        0
+        match &self.engine {
+            Engine::Fused(chain) => {
+                let tile = self.tile(n, layout);
+                let work = Work::<T>::items_of(chain, &tile);
+                self.workers(work) * chain.scratch(&tile).bytes::<T::Real>()
+            }
+            Engine::Classic(chain) => chain.scratch(n, Self::converts()).saturating_mul(size_of::<T::Compute>()),
+        }
     }
 
     /// `Y = activation(X Wᵀ + bias)` batch-first, `Y = activation(W X + bias)` batch-last, into `y`.
     ///
-    /// `x` has `n · cols` elements, `y` has `n · rows`; every element of `y` is written. `n` may be 0.
+    /// `x` has `n · cols` elements, `y` has `n · rows`; every element of `y` is written. `n` may be 0. Nothing is
+    /// allocated if `scratch` holds [`Operator::apply_scratch`] bytes and one thread works.
     pub fn apply_with(&self, x: &[T], y: &mut [T], n: usize, layout: Layout, scratch: &mut Scratch) -> Result<()> {
-        let _ = scratch.bytes;
-        let check = |what, expected: usize, found| {
-            if expected == found { Ok(()) } else { Err(Error::Length { what, expected, found }) }
+        let check = |what, features: usize, found| match n.checked_mul(features) {
+            Some(expected) if expected == found => Ok(()),
+            expected => Err(Error::Length { what, expected: expected.unwrap_or(usize::MAX), found }),
         };
-        check("X (n · columns of the chain)", n * self.cols(), x.len())?;
-        check("Y (n · rows of the chain)", n * self.rows(), y.len())?;
-        let options = &self.options;
-        let wide = crate::reference::multiply(&self.chain, options.bias.as_deref(), options.activation, x, n, layout);
-        y.iter_mut().zip(wide).for_each(|(y, w)| *y = T::narrow(w));
+        check("X (n · columns of the chain)", self.cols(), x.len())?;
+        check("Y (n · rows of the chain)", self.rows(), y.len())?;
+        if n == 0 {
+            return Ok(());
+        }
+        match &self.engine {
+            Engine::Fused(chain) => {
+                let tile = self.tile(n, layout);
+                let x = View { data: x.as_ptr().cast_mut(), n, features: self.cols(), layout };
+                let y = View { data: y.as_mut_ptr(), n, features: self.rows(), layout };
+                let work = Work::new(chain, &tile, x, y);
+                let workers = self.workers(work.items());
+                let bytes = chain.scratch(&tile).bytes::<T::Real>();
+                let buffers = scratch.numbers::<T::Real>(workers * bytes);
+                let mut buffers = buffers.chunks_exact_mut((bytes / size_of::<T::Real>()).max(1));
+                if workers == 1 {
+                    work.run(buffers.next().unwrap_or_default());
+                } else {
+                    rayon::scope(|scope| {
+                        for buffer in buffers.take(workers) {
+                            scope.spawn(|_| work.run(buffer));
+                        }
+                    });
+                }
+            }
+            Engine::Classic(chain) => {
+                let bytes = chain.scratch(n, Self::converts()) * size_of::<T::Compute>();
+                let numbers = bytemuck::cast_slice_mut(scratch.numbers::<T::Real>(bytes));
+                chain.multiply(x, y, n, layout, self.threads(), numbers);
+            }
+        }
         Ok(())
     }
 
     /// [`Operator::apply_with`] with scratch of its own.
     pub fn apply(&self, x: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()> {
-        let mut scratch = Scratch::new(self.apply_scratch(n, layout));
-        self.apply_with(x, y, n, layout, &mut scratch)
+        self.apply_with(x, y, n, layout, &mut Scratch::default())
     }
 
     /// [`Operator::apply`] into a new vector.
     pub fn multiply(&self, x: &[T], n: usize, layout: Layout) -> Result<Vec<T>> {
-        let mut y = vec![T::ZERO; n * self.rows()];
+        let length = n.checked_mul(self.rows()).filter(|_| n.checked_mul(self.cols()) == Some(x.len()));
+        let Some(length) = length else {
+            let expected = n.saturating_mul(self.cols());
+            return Err(Error::Length { what: "X (n · columns of the chain)", expected, found: x.len() });
+        };
+        let mut y = vec![T::ZERO; length];
         self.apply(x, &mut y, n, layout)?;
         Ok(y)
+    }
+
+    fn tile(&self, batch: usize, layout: Layout) -> Tile {
+        let problem = Problem { chain: self.pattern.clone(), dtype: T::DTYPE, batch, layout };
+        let machine = super::machine(self.isa, self.threads());
+        Tile::new(&problem, &machine, size_of::<T::Real>(), T::PLANES)
+    }
+
+    fn threads(&self) -> usize {
+        if self.threads == 0 { rayon::current_num_threads() } else { self.threads }
+    }
+
+    fn workers(&self, items: usize) -> usize {
+        self.threads().min(items).max(1)
+    }
+
+    fn converts() -> bool {
+        std::any::TypeId::of::<T>() != std::any::TypeId::of::<T::Compute>()
     }
 }

@@ -3,10 +3,12 @@
 mod activation;
 mod algorithm;
 mod layout;
+mod tile;
 
 pub use activation::Activation;
 pub use algorithm::Algorithm;
 pub use layout::Layout;
+pub use tile::{CpuMachine, Tile};
 
 use crate::{ChainPattern, DType};
 
