@@ -75,7 +75,8 @@ struct Subject<T: Scalar> {
 
 impl<T: Scalar> Subject<T> {
     fn new(chain: &Chain<T>, algorithm: Algorithm, bias: Option<Vec<T>>, activation: Activation) -> Subject<T> {
-        let operator = Operator::new(chain, Options { bias, activation, algorithm, threads: 2 }).unwrap();
+        let operator =
+            Operator::new(chain, Options { bias, activation, algorithm, threads: 2, ..Options::default() }).unwrap();
         Subject { chain: chain.clone(), algorithm, operator }
     }
 

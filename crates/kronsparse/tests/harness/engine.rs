@@ -1,6 +1,6 @@
 //! What the harness asks of an engine, and the CPU engine behind that question.
 
-use kronsparse::cpu::{Operator, Options, Scratch};
+use kronsparse::cpu::{Isa, Operator, Options, Scratch};
 use kronsparse::plan::Algorithm;
 use kronsparse::{Activation, Chain, Error, Layout, Result, Scalar};
 
@@ -33,17 +33,20 @@ pub(crate) trait Ready<T> {
     fn run(&mut self, x: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()>;
 }
 
-/// The library's CPU engine with one algorithm and a limit on threads.
+/// The library's CPU engine with one algorithm, a limit on threads and one instruction set.
 pub(crate) struct Cpu {
     pub(crate) algorithm: Algorithm,
     pub(crate) threads: usize,
+    pub(crate) isa: Option<Isa>,
 }
 
 impl Cpu {
-    /// Every algorithm and the planner's choice, on one thread and on two.
+    /// Every algorithm and the planner's choice on one thread and on two, and ours with every instruction set besides.
     pub(crate) fn all() -> Vec<Cpu> {
         let algorithms = [Algorithm::Auto].into_iter().chain(Algorithm::ALL);
-        algorithms.flat_map(|algorithm| [1, 2].map(|threads| Cpu { algorithm, threads })).collect()
+        let usual = algorithms.flat_map(|algorithm| [1, 2].map(|threads| Cpu { algorithm, threads, isa: None }));
+        let isas = Isa::available().iter().copied().filter(|&isa| isa != Isa::detect());
+        usual.chain(isas.map(|isa| Cpu { algorithm: Algorithm::Fused, threads: 1, isa: Some(isa) })).collect()
     }
 }
 
@@ -56,7 +59,8 @@ pub(crate) fn two_threads_at_least() {
 
 impl Engine for Cpu {
     fn name(&self) -> String {
-        format!("{} threads={}", self.algorithm, self.threads)
+        let isa = self.isa.unwrap_or_else(Isa::detect).name();
+        format!("{} threads={} {isa}", self.algorithm, self.threads)
     }
 
     fn prepare<'a, T: Scalar>(&'a self, job: Job<'a, T>) -> Result<Box<dyn Ready<T> + 'a>> {
@@ -65,6 +69,7 @@ impl Engine for Cpu {
             activation: job.activation,
             algorithm: self.algorithm,
             threads: self.threads,
+            isa: self.isa,
         };
         let operator = Operator::new(job.chain, options)?;
         let (rows, cols) = (operator.rows(), operator.cols());
@@ -76,7 +81,7 @@ impl Engine for Cpu {
 }
 
 /// An operator whose scratch is used again and again, so it holds whatever the last batch left in it.
-struct WithScratch<T> {
+struct WithScratch<T: Scalar> {
     operator: Operator<T>,
     scratch: Scratch,
 }
