@@ -11,6 +11,7 @@
 
 pub mod cpu;
 mod error;
+pub mod io;
 pub mod pattern;
 pub mod plan;
 pub mod reference;

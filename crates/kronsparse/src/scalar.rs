@@ -79,7 +79,9 @@ impl DType {
             DType::F64 | DType::C128 => DType::F64,
         }
         .unit_roundoff();
-        let sums = 0.5 * accumulator * (terms as f64).sqrt().max(4.0);
+        // One complex output sums two real products per term.
+        let products = if self.is_complex() { 2 * terms } else { terms };
+        let sums = 0.5 * accumulator * (products as f64).sqrt().max(4.0);
         factors.max(1) as f64 * (self.unit_roundoff() + sums)
     }
 }

@@ -7,14 +7,13 @@
 
 mod harness;
 
+use fastrand::Rng;
 use harness::inputs::{Draw, Fenced, Weights, for_each_dtype, is_nan, nan, real, seed};
 use harness::stream;
 use kronsparse::cpu::{Operator, Options, Scratch};
 use kronsparse::plan::Algorithm;
 use kronsparse::scalar::Wide;
 use kronsparse::{Activation, Chain, ChainPattern, ChainSpec, DType, Factor, Layout, Pattern, Scalar, reference};
-use rand::rngs::StdRng;
-use rand::{RngExt, rng};
 
 /// d = 1, 3 and 16; one dimension of one; odd and round blocks; chains of two and three factors, one not chainable.
 const CHAINS: [&str; 14] = [
@@ -118,7 +117,7 @@ fn bits<T: Scalar>(value: &T) -> &[u8] {
 }
 
 /// Calls `f` for every subject, batch and layout, with finite inputs that have no zero.
-fn each<T: Scalar>(mut f: impl FnMut(&Subject<T>, &[T], usize, Layout, &mut StdRng)) {
+fn each<T: Scalar>(mut f: impl FnMut(&Subject<T>, &[T], usize, Layout, &mut Rng)) {
     let mut rng = stream(seed(), "nonfinite", T::DTYPE);
     for text in CHAINS {
         let weights = Weights::<T>::draw(&pattern(text), false, Draw::Aligned, &mut rng);
@@ -161,7 +160,7 @@ fn nan_in_an_input<T: Scalar>() {
     each::<T>(|subject, x, n, layout, rng| {
         let (cols, count) = (subject.chain.cols(), subject.chain.pattern().patterns().len());
         let clean = subject.run(x, n, layout, &mut Scratch::default());
-        for (batch, col) in [(0, 0), (n - 1, cols - 1), (rng.random_range(0..n), rng.random_range(0..cols))] {
+        for (batch, col) in [(0, 0), (n - 1, cols - 1), (rng.usize(0..n), rng.usize(0..cols))] {
             let mut bad = x.to_vec();
             bad[layout.index(batch, col, n, cols)] = if T::DTYPE.is_complex() && col > 0 { half } else { nan() };
             let dirty = subject.run(&bad, n, layout, &mut Scratch::default());
@@ -181,9 +180,9 @@ fn nan_in_a_weight<T: Scalar>() {
     each::<T>(|subject, x, n, layout, rng| {
         let clean = subject.run(x, n, layout, &mut Scratch::default());
         let mut factors = subject.chain.factors().to_vec();
-        let at = rng.random_range(0..factors.len());
+        let at = rng.usize(0..factors.len());
         let (mut weights, p) = (factors[at].weights().to_vec(), factors[at].pattern());
-        let [i, o, l, j] = p.shape().map(|size| rng.random_range(0..size));
+        let [i, o, l, j] = p.shape().map(|size| rng.usize(0..size));
         weights[p.weight_index(i, o, l, j)] = nan();
         factors[at] = Factor::new(p, weights).unwrap();
         let broken = Subject::new(&Chain::new(factors).unwrap(), subject.algorithm, None, Activation::None);
@@ -202,9 +201,9 @@ fn infinity_in_an_input<T: Scalar>() {
     each::<T>(|subject, x, n, layout, rng| {
         let (cols, count) = (subject.chain.cols(), subject.chain.pattern().patterns().len());
         let clean = subject.run(x, n, layout, &mut Scratch::default());
-        let (batch, col) = (rng.random_range(0..n), rng.random_range(0..cols));
+        let (batch, col) = (rng.usize(0..n), rng.usize(0..cols));
         let mut bad = x.to_vec();
-        bad[layout.index(batch, col, n, cols)] = real(if rng.random() { f64::INFINITY } else { f64::NEG_INFINITY });
+        bad[layout.index(batch, col, n, cols)] = real(if rng.bool() { f64::INFINITY } else { f64::NEG_INFINITY });
         let dirty = subject.run(&bad, n, layout, &mut Scratch::default());
         let (must, may) = subject.spread(count, only(col, cols));
         let one = (|b, r: usize| b == batch && must[r], |b, r: usize| b == batch && may[r]);
@@ -232,8 +231,8 @@ fn infinity_times_zero<T: Scalar>() {
         let weights = Weights::<T>::draw(&pattern(text), false, Draw::Aligned, &mut rng);
         let p = weights.chain.factors()[0].pattern();
         for (n, layout) in BATCHES.into_iter().flat_map(|n| Layout::ALL.map(|layout| (n, layout))) {
-            let [i, o, l, j] = p.shape().map(|size| rng.random_range(0..size));
-            let zero_at = rng.random_range(0..n);
+            let [i, o, l, j] = p.shape().map(|size| rng.usize(0..size));
+            let zero_at = rng.usize(0..n);
             for (weight, input) in [(f64::INFINITY, 0.0), (f64::NEG_INFINITY, 0.0), (0.0, f64::INFINITY)] {
                 let mut w = weights.chain.factors()[0].weights().to_vec();
                 w[p.weight_index(i, o, l, j)] = real(weight);
@@ -295,7 +294,7 @@ fn bias_and_activation<T: Scalar>() {
         for (algorithm, &activation) in algorithms().flat_map(|g| activations.iter().map(move |a| (g, a))) {
             for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
                 let mut bias = weights.bias.clone().unwrap();
-                let hit = rng.random_range(0..rows);
+                let hit = rng.usize(0..rows);
                 bias[hit] = real(bad);
                 let subject = Subject::new(&weights.chain, algorithm, Some(bias.clone()), activation);
                 for (n, layout) in BATCHES.into_iter().flat_map(|n| Layout::ALL.map(|layout| (n, layout))) {
@@ -335,7 +334,7 @@ fn overflow_is_infinite_where_it_happens_only() {
         for (text, n) in CHAINS[..9].iter().flat_map(|text| BATCHES.map(|n| (text, n))) {
             let p = pattern(text).patterns()[0];
             let chain = Chain::from(Factor::<T>::from_fn(p, |_, _, _, _| real(4.0)));
-            let (batch, col) = (rng().random_range(0..n), rng().random_range(0..p.cols()));
+            let (batch, col) = (fastrand::usize(0..n), fastrand::usize(0..p.cols()));
             for (algorithm, layout) in algorithms().flat_map(|g| Layout::ALL.map(move |layout| (g, layout))) {
                 let subject = Subject::new(&chain, algorithm, None, Activation::None);
                 let mut x = vec![real::<T>(1.0); n * p.cols()];

@@ -6,6 +6,7 @@
 
 mod harness;
 
+use fastrand::Rng;
 use harness::inputs::{Draw, Weights, nan};
 use harness::stream;
 use kronsparse::cpu::{Operator, Options, Scratch};
@@ -16,8 +17,6 @@ use kronsparse::{
 };
 use num_complex::{Complex32, Complex64};
 use proptest::prelude::*;
-use rand::RngExt;
-use rand::rngs::StdRng;
 
 /// Failing inputs are printed, shrunk; they are not written into the source tree.
 fn config(cases: u32) -> ProptestConfig {
@@ -67,15 +66,15 @@ fn chainable() -> impl Strategy<Value = ChainPattern> {
 }
 
 /// A whole number in −3 … 3, Gaussian for complex types.
-fn whole<T: Scalar>(rng: &mut StdRng) -> T {
-    T::narrow(T::Wide::from_parts(f64::from(rng.random_range(-3..=3)), f64::from(rng.random_range(-3..=3))))
+fn whole<T: Scalar>(rng: &mut Rng) -> T {
+    T::narrow(T::Wide::from_parts(f64::from(rng.i8(-3..=3)), f64::from(rng.i8(-3..=3))))
 }
 
-fn whole_chain<T: Scalar>(pattern: &ChainPattern, rng: &mut StdRng) -> Chain<T> {
+fn whole_chain<T: Scalar>(pattern: &ChainPattern, rng: &mut Rng) -> Chain<T> {
     Chain::from_fn(pattern, |_, _, _, _, _| whole(rng))
 }
 
-fn whole_vector<T: Scalar>(len: usize, rng: &mut StdRng) -> Vec<T> {
+fn whole_vector<T: Scalar>(len: usize, rng: &mut Rng) -> Vec<T> {
     (0..len).map(|_| whole(rng)).collect()
 }
 
@@ -114,7 +113,7 @@ fn relaid<T: Copy>(x: &[T], n: usize, features: usize, to: Layout) -> Vec<T> {
     out
 }
 
-fn rng_of(seed: u64) -> StdRng {
+fn rng_of(seed: u64) -> Rng {
     stream(seed, "properties", kronsparse::DType::F64)
 }
 
@@ -216,7 +215,7 @@ proptest! {
             .filter(|&(row, col)| !p.contains(row, col))
             .collect();
         if !off.is_empty() {
-            let (row, col) = off[rng.random_range(0..off.len())];
+            let (row, col) = off[rng.usize(0..off.len())];
             for value in [Complex32::new(1e-30, 0.0), Complex32::new(0.0, -1.0), nan()] {
                 let mut wrong = dense.clone();
                 wrong.as_mut_slice()[row * p.cols() + col] = value;

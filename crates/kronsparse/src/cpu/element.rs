@@ -3,11 +3,14 @@
 use half::{bf16, f16};
 use num_complex::{Complex, Complex32, Complex64};
 
-use super::simd::{Real, Simd};
+use super::classic::{GemmOperand, Strided};
+use super::dispatch;
+use super::fused::Item;
+use super::simd::{Isa, Real, Simd};
 
 /// What the engine needs to know of an element type: implemented by the six types of [`Scalar`](crate::Scalar), and
 /// closed to others because that trait is sealed.
-pub trait Element: Copy + Send + Sync + 'static {
+pub trait Element: Sized + Copy + Send + Sync + 'static {
     /// The real type of the accumulators.
     #[doc(hidden)]
     type Real: Real;
@@ -24,6 +27,10 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn widen_compute(self) -> Self::Compute;
     #[doc(hidden)]
     fn from_compute(value: Self::Compute) -> Self;
+    /// Does one piece of work. Not generic, so that the kernels are compiled in this crate, once, and not in every crate
+    /// that multiplies.
+    #[doc(hidden)]
+    fn run(isa: Isa, vectors: usize, item: Item<'_, '_, Self>, scratch: &mut [Self::Real]);
     /// The first `count` elements as planes, zeros behind.
     ///
     /// # Safety
@@ -53,7 +60,14 @@ pub trait Compute:
     + std::ops::AddAssign
     + 'static
 {
-    const ONE: Self;
+    /// `C = A·B` of sizes `[m, n, k]`, every element of `C` written. Compiled here, once, as [`Element::run`] is.
+    fn gemm(
+        sizes: [usize; 3],
+        c: (&mut [Self], Strided),
+        a: GemmOperand<'_, Self>,
+        b: GemmOperand<'_, Self>,
+        threads: usize,
+    );
     /// The activation on the real part; complex numbers never have one.
     fn activate(self, activation: crate::Activation) -> Self;
 }
@@ -61,13 +75,29 @@ pub trait Compute:
 macro_rules! compute {
     ($($t:ty),*) => {$(
         impl Compute for $t {
-            const ONE: Self = 1.0;
+            fn gemm(
+                sizes: [usize; 3],
+                c: (&mut [Self], Strided),
+                a: GemmOperand<'_, Self>,
+                b: GemmOperand<'_, Self>,
+                threads: usize,
+            ) {
+                super::classic::gemm(sizes, c, a, b, 1.0, threads)
+            }
             fn activate(self, activation: crate::Activation) -> Self {
                 Real::activate(self, activation)
             }
         }
         impl Compute for Complex<$t> {
-            const ONE: Self = Complex::new(1.0, 0.0);
+            fn gemm(
+                sizes: [usize; 3],
+                c: (&mut [Self], Strided),
+                a: GemmOperand<'_, Self>,
+                b: GemmOperand<'_, Self>,
+                threads: usize,
+            ) {
+                super::classic::gemm(sizes, c, a, b, Complex::new(1.0, 0.0), threads)
+            }
             fn activate(self, _: crate::Activation) -> Self {
                 self
             }
@@ -90,6 +120,9 @@ macro_rules! full {
             }
             fn from_compute(value: $t) -> $t {
                 value
+            }
+            fn run(isa: Isa, vectors: usize, item: Item<'_, '_, Self>, scratch: &mut [Self::Real]) {
+                dispatch::run(isa, vectors, item, scratch)
             }
             #[inline(always)]
             unsafe fn load<S: Simd<Real = $t>>(p: *const $t, count: usize) -> [S::V; 2] {
@@ -123,6 +156,9 @@ macro_rules! half {
             fn from_compute(value: f32) -> Self {
                 Self::from_f32(value)
             }
+            fn run(isa: Isa, vectors: usize, item: Item<'_, '_, Self>, scratch: &mut [Self::Real]) {
+                dispatch::run(isa, vectors, item, scratch)
+            }
             #[inline(always)]
             unsafe fn load<S: Simd<Real = f32>>(p: *const $t, count: usize) -> [S::V; 2] {
                 // SAFETY: the caller's promise is the one of `Simd`.
@@ -153,6 +189,9 @@ macro_rules! complex {
             }
             fn from_compute(value: $t) -> $t {
                 value
+            }
+            fn run(isa: Isa, vectors: usize, item: Item<'_, '_, Self>, scratch: &mut [Self::Real]) {
+                dispatch::run(isa, vectors, item, scratch)
             }
             #[inline(always)]
             unsafe fn load<S: Simd<Real = $real>>(p: *const $t, count: usize) -> [S::V; 2] {

@@ -6,13 +6,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::dispatch::{self, Job};
+use super::dispatch::Job;
 use super::element::Element;
 use super::panel::{self, Batch, Epilogue, View};
+use super::prefetch::Prefetch;
 use super::simd::{Isa, Simd};
 use super::tile;
 use super::weights::PackedFactor;
-use crate::plan::Tile;
+use crate::plan::{Layout, Tile};
 use crate::{Chain, Pattern, Scalar};
 
 /// A chain packed for the fused algorithm.
@@ -147,23 +148,56 @@ impl<'a, T: Element> Work<'a, T> {
 
     /// Claims and does pieces until none is left. `scratch` holds [`Parts::total`] numbers.
     pub(super) fn run(&self, scratch: &mut [T::Real]) {
-        loop {
-            let item = self.next.fetch_add(1, Ordering::Relaxed);
-            if item >= self.items() {
-                return;
-            }
-            let vectors = self.tile.panel(item / self.items_per_panel);
-            let job = Item { work: self, block: item % self.items_per_panel, first_vector: vectors.start };
-            dispatch::run(self.chain.isa, vectors.len(), job, scratch);
+        // One piece is claimed ahead, so that its input can be asked for while this one is computed.
+        let mut upcoming = self.claim();
+        while let Some(current) = upcoming {
+            upcoming = self.claim();
+            let item = Item { work: self, current: current.clone(), upcoming: upcoming.clone() };
+            T::run(self.chain.isa, current.panel.len(), item, scratch);
         }
+    }
+
+    fn claim(&self) -> Option<Piece> {
+        let item = self.next.fetch_add(1, Ordering::Relaxed);
+        if item >= self.items() {
+            return None;
+        }
+        // Neighbours in the order of work are neighbours in memory: in the features of the same vectors batch-first,
+        // in the batch of the same features batch-last.
+        let (panel, block) = match self.x.layout {
+            Layout::BatchFirst => (item / self.items_per_panel, item % self.items_per_panel),
+            Layout::BatchLast => (item % self.tile.panels, item / self.tile.panels),
+        };
+        Some(Piece { panel: self.tile.panel(panel), block })
+    }
+
+    /// The batch entries of a piece, for vectors of `lanes` numbers.
+    fn batch(&self, piece: &Piece, lanes: usize) -> Batch {
+        let start = piece.panel.start * lanes;
+        Batch { start, count: (piece.panel.len() * lanes).min(self.x.n - start) }
+    }
+
+    /// Block `(i, j0, count)` of lanes of the first-applied factor.
+    fn lanes_of(&self, block: usize) -> (usize, usize, usize) {
+        let (d, lanes) = (self.chain.first().d(), self.tile.first_lanes);
+        let groups = d.div_ceil(lanes);
+        let j0 = block % groups * lanes;
+        (block / groups, j0, lanes.min(d - j0))
     }
 }
 
-/// One piece: a panel of a chain, or one block of lanes of a single factor for a panel.
-struct Item<'a, 'b, T: Element> {
-    work: &'a Work<'b, T>,
+/// A claimed part of the work: vectors of the batch, and for a single factor a block of lanes.
+#[derive(Clone)]
+struct Piece {
+    panel: std::ops::Range<usize>,
     block: usize,
-    first_vector: usize,
+}
+
+/// One piece of work to do, and the one after it to prepare.
+pub struct Item<'a, 'b, T: Element> {
+    work: &'a Work<'b, T>,
+    current: Piece,
+    upcoming: Option<Piece>,
 }
 
 impl<T: Element> Job<T::Real> for Item<'_, '_, T> {
@@ -180,6 +214,31 @@ impl<T: Element> Job<T::Real> for Item<'_, '_, T> {
 }
 
 impl<T: Element> Item<'_, '_, T> {
+    /// The input of the upcoming piece and the output of this one, spread over the tiles of the last factor.
+    fn ahead(&self, lanes: usize, rows: usize) -> [Prefetch; 2] {
+        let work = self.work;
+        let (p, q) = (work.chain.first(), work.chain.last());
+        let single = work.chain.stages.len() == 1;
+        let (i, j0, count) = work.lanes_of(self.current.block);
+        let tiles = if single { count * q.b().div_ceil(rows) } else { q.a() * q.d() * q.b().div_ceil(rows) };
+        let runs = |per_lane: usize, d: usize, count: usize| {
+            if count == d { (1, per_lane * d, 0) } else { (per_lane, count, d) }
+        };
+        let input = self.upcoming.as_ref().map(|piece| {
+            let (i, j0, count) = work.lanes_of(piece.block);
+            let shape = if single { runs(p.c(), p.d(), count) } else { (1, work.x.features, 0) };
+            let first = if single { p.col(i, 0, j0) } else { 0 };
+            Prefetch::block(work.x, work.batch(piece, lanes), first, shape, tiles, false)
+        });
+        let batch = work.batch(&self.current, lanes);
+        let output = if single {
+            Prefetch::block(work.y, batch, q.row(i, 0, j0), runs(q.b(), q.d(), count), tiles, true)
+        } else {
+            Prefetch::nothing()
+        };
+        [input.unwrap_or(Prefetch::nothing()), output]
+    }
+
     /// # Safety
     /// The instruction set of `S` is present and `scratch` holds the parts of this tile.
     #[inline(always)]
@@ -191,40 +250,36 @@ impl<T: Element> Item<'_, '_, T> {
         let (output, rest) = rest.split_at_mut(parts.output.next_multiple_of(16));
         let (hidden, other) =
             rest.split_at_mut(if parts.hidden_panels > 0 { parts.hidden.next_multiple_of(16) } else { 0 });
-        let start = self.first_vector * S::LANES;
-        let batch = Batch { start, count: (NV * S::LANES).min(x.n - start) };
+        let batch = self.work.batch(&self.current, S::LANES);
         let pitch = NV * S::LANES * PLANES;
         let (first, last) = (&chain.stages[0], &chain.stages[chain.stages.len() - 1]);
         let p = first.factor.pattern;
-        let lanes = tile.first_lanes;
-        let groups = p.d().div_ceil(lanes);
+        let mut ahead = self.ahead(S::LANES, S::ROWS / PLANES);
 
         // SAFETY: rows and features stay inside the patterns; buffers have the sizes of `Parts`.
         unsafe {
             if chain.stages.len() == 1 {
-                let (i, j0) = (self.block / groups, self.block % groups * lanes);
-                let count = lanes.min(p.d() - j0);
-                load_block::<S, T, NV>(chain, *x, batch, (i, j0, count), input);
+                let lanes = self.work.lanes_of(self.current.block);
+                load_block::<S, T, NV>(chain, *x, batch, lanes, input);
                 let panels = input.as_ptr();
-                store_block::<S, T, NV, PLANES>(chain, tile, *y, batch, (i, j0, count), panels, output);
+                store_block::<S, T, NV, PLANES>(chain, tile, *y, batch, lanes, panels, output, &mut ahead);
                 return;
             }
             let (mut from, mut to) = (hidden.as_mut_ptr(), other.as_mut_ptr());
-            for i in 0..p.a() {
-                for j0 in (0..p.d()).step_by(lanes) {
-                    let count = lanes.min(p.d() - j0);
-                    load_block::<S, T, NV>(chain, *x, batch, (i, j0, count), input);
-                    for j in 0..count {
-                        let block = input.as_ptr().add(j * p.c() * pitch);
-                        first.product::<S, NV, PLANES>(i, j0 + j, block, from);
-                    }
+            for block in 0..p.a() * p.d().div_ceil(tile.first_lanes) {
+                let (i, j0, count) = self.work.lanes_of(block);
+                load_block::<S, T, NV>(chain, *x, batch, (i, j0, count), input);
+                for j in 0..count {
+                    let block = input.as_ptr().add(j * p.c() * pitch);
+                    first.product::<S, NV, PLANES>(i, j0 + j, block, from, &mut [Prefetch::nothing(); 2]);
                 }
             }
             for stage in &chain.stages[1..chain.stages.len() - 1] {
                 let q = stage.factor.pattern;
                 for i in 0..q.a() {
                     for j in 0..q.d() {
-                        stage.product::<S, NV, PLANES>(i, j, from.add((i * q.d() + j) * q.c() * pitch), to);
+                        let panel = from.add((i * q.d() + j) * q.c() * pitch);
+                        stage.product::<S, NV, PLANES>(i, j, panel, to, &mut [Prefetch::nothing(); 2]);
                     }
                 }
                 std::mem::swap(&mut from, &mut to);
@@ -234,7 +289,7 @@ impl<T: Element> Item<'_, '_, T> {
                 for j0 in (0..q.d()).step_by(tile.last_lanes) {
                     let count = tile.last_lanes.min(q.d() - j0);
                     let panels = from.add((i * q.d() + j0) * q.c() * pitch).cast_const();
-                    store_block::<S, T, NV, PLANES>(chain, tile, *y, batch, (i, j0, count), panels, output);
+                    store_block::<S, T, NV, PLANES>(chain, tile, *y, batch, (i, j0, count), panels, output, &mut ahead);
                 }
             }
         }
@@ -253,6 +308,7 @@ impl<R: super::simd::Real> Stage<R> {
         j: usize,
         panel: *const R,
         to: *mut R,
+        ahead: &mut [Prefetch; 2],
     ) {
         let p = self.factor.pattern;
         let weights = self.factor.block(i, j, 0, PLANES).as_ptr();
@@ -260,7 +316,7 @@ impl<R: super::simd::Real> Stage<R> {
         // SAFETY: `o·d` stays inside this block's features, and `next_row` has one entry per feature.
         unsafe {
             let row = |o: usize| *next.get_unchecked(o * p.d());
-            tile::product::<S, NV, PLANES>(weights, panel, p.c(), 0..p.b(), to, row);
+            tile::product::<S, NV, PLANES>(weights, panel, p.c(), 0..p.b(), to, row, ahead);
         }
     }
 }
@@ -307,6 +363,7 @@ unsafe fn store_block<S: Simd<Real = T::Real>, T: Element, const NV: usize, cons
     (i, j0, count): (usize, usize, usize),
     panels: *const T::Real,
     staging: &mut [T::Real],
+    ahead: &mut [Prefetch; 2],
 ) {
     let factor = &chain.stages[chain.stages.len() - 1].factor;
     let p = factor.pattern;
@@ -319,7 +376,15 @@ unsafe fn store_block<S: Simd<Real = T::Real>, T: Element, const NV: usize, cons
             for j in 0..count {
                 let weights = factor.block(i, j0 + j, o0, PLANES).as_ptr();
                 let row = |o: usize| (o - o0) * count + j;
-                tile::product::<S, NV, PLANES>(weights, panels.add(j * panel_length), p.c(), o0..o1, staging, row);
+                tile::product::<S, NV, PLANES>(
+                    weights,
+                    panels.add(j * panel_length),
+                    p.c(),
+                    o0..o1,
+                    staging,
+                    row,
+                    ahead,
+                );
             }
             if count == p.d() {
                 let len = (o1 - o0) * count;

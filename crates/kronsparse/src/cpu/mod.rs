@@ -9,6 +9,7 @@ mod fused;
 mod machine;
 mod operator;
 mod panel;
+mod prefetch;
 mod real;
 mod scratch;
 mod simd;

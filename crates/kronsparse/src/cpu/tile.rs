@@ -4,13 +4,15 @@
 //! all real parts, then all imaginary parts. So every factor, whatever its pattern, is a plain product of a small matrix
 //! and a panel.
 
+use super::prefetch::Prefetch;
 use super::simd::Simd;
 use super::weights::tile_rows;
 
 /// Sums longer than this are cut, so that rounding errors grow with the square root of this number and not of `c`.
-const LONGEST_SUM: usize = 512;
+const LONGEST_SUM: usize = 256;
 
-/// `out[row(o)] = Σ_l w[o, l] · x[l]` for `o` in `outputs`, over panels whose rows are `NV · LANES · PLANES` numbers apart.
+/// `out[row(o)] = Σ_l w[o, l] · x[l]` for `o` in `outputs`, over panels whose rows are `NV · LANES · PLANES` numbers apart;
+/// `ahead` advances after every tile.
 ///
 /// # Safety
 /// The instruction set of `S` is present; `weights` holds the packed tiles of `outputs` (`weights.rs`), `x` a panel of
@@ -23,6 +25,7 @@ pub(super) unsafe fn product<S: Simd, const NV: usize, const PLANES: usize>(
     outputs: std::ops::Range<usize>,
     out: *mut S::Real,
     row: impl Fn(usize) -> usize,
+    ahead: &mut [Prefetch; 2],
 ) {
     let pitch = NV * S::LANES * PLANES;
     let (mut o, mut weights) = (outputs.start, weights);
@@ -42,6 +45,8 @@ pub(super) unsafe fn product<S: Simd, const NV: usize, const PLANES: usize>(
             }
             weights = weights.add(height * inputs * PLANES);
         }
+        ahead[0].advance();
+        ahead[1].advance();
         o += height;
     }
 }

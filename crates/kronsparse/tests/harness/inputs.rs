@@ -1,15 +1,14 @@
 //! Random weights and inputs: fresh in every run, rounded to the element type, and never so that the result cancels out.
 
+use fastrand::Rng;
 use kronsparse::scalar::Wide;
 use kronsparse::{Chain, ChainPattern, Layout, Scalar};
-use rand::rngs::StdRng;
-use rand::{Rng, RngExt};
 
 /// The seed of this run: `KRONSPARSE_SEED` where it is set, else a fresh one.
 pub(crate) fn seed() -> u64 {
     match std::env::var("KRONSPARSE_SEED") {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("KRONSPARSE_SEED={text} is no whole number")),
-        Err(_) => rand::random(),
+        Err(_) => fastrand::u64(..),
     }
 }
 
@@ -47,7 +46,7 @@ impl Draw {
 
 impl<T: Scalar> Weights<T> {
     /// Weights for a chain, and a bias where asked for.
-    pub(crate) fn draw(pattern: &ChainPattern, bias: bool, draw: Draw, rng: &mut StdRng) -> Weights<T> {
+    pub(crate) fn draw(pattern: &ChainPattern, bias: bool, draw: Draw, rng: &mut Rng) -> Weights<T> {
         let patterns = pattern.patterns();
         let sizes = patterns.iter().map(|p| p.rows()).chain([pattern.cols()]);
         let units: Vec<Vec<T::Wide>> = sizes.map(|size| (0..size).map(|_| unit::<T>(rng)).collect()).collect();
@@ -67,7 +66,7 @@ impl<T: Scalar> Weights<T> {
     }
 
     /// `n` random vectors in `layout`.
-    pub(crate) fn draw_input(&self, n: usize, layout: Layout, rng: &mut StdRng) -> Vec<T> {
+    pub(crate) fn draw_input(&self, n: usize, layout: Layout, rng: &mut Rng) -> Vec<T> {
         let cols = self.chain.cols();
         let mut x = vec![T::ZERO; n * cols];
         for batch in 0..n {
@@ -83,9 +82,9 @@ impl<T: Scalar> Weights<T> {
 }
 
 /// ±1; for complex types also ±i.
-fn unit<T: Scalar>(rng: &mut StdRng) -> T::Wide {
+fn unit<T: Scalar>(rng: &mut Rng) -> T::Wide {
     let turns = if T::DTYPE.is_complex() { 4 } else { 2 };
-    match rng.next_u32() % turns {
+    match rng.u32(..turns) {
         0 => T::Wide::from_parts(1.0, 0.0),
         1 => T::Wide::from_parts(-1.0, 0.0),
         2 => T::Wide::from_parts(0.0, 1.0),
@@ -98,12 +97,12 @@ fn conj<W: Wide>(value: W) -> W {
     W::from_parts(re, -im)
 }
 
-fn around_zero<T: Scalar>(rng: &mut StdRng) -> T::Wide {
-    T::Wide::from_parts(rng.random_range(-1.0..1.0), rng.random_range(-1.0..1.0))
+fn around_zero<T: Scalar>(rng: &mut Rng) -> T::Wide {
+    T::Wide::from_parts(2.0 * rng.f64() - 1.0, 2.0 * rng.f64() - 1.0)
 }
 
 /// Far enough from zero that no product of two has a negative real part; spread enough that any two differ.
-fn around_one<T: Scalar>(rng: &mut StdRng) -> T::Wide {
+fn around_one<T: Scalar>(rng: &mut Rng) -> T::Wide {
     let spread = if T::DTYPE.is_complex() { 0.5 } else { 0.75 };
     around_zero::<T>(rng) * T::Wide::from_parts(spread, 0.0) + T::Wide::from_parts(1.0, 0.0)
 }

@@ -18,12 +18,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use fastrand::Rng;
 use half::{bf16, f16};
 use kronsparse::scalar::Wide;
 use kronsparse::{Activation, DType, Layout, Scalar, reference};
 use num_complex::{Complex32, Complex64};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 
 pub(crate) use case::Case;
 pub(crate) use engine::{Engine, Job, Ready};
@@ -61,11 +60,11 @@ pub(crate) fn run<E: Engine>(cases: &[Case], engines: &[E], refusals: &Refusals,
 }
 
 /// The random stream of one case and dtype.
-pub(crate) fn stream(seed: u64, name: &str, dtype: DType) -> StdRng {
+pub(crate) fn stream(seed: u64, name: &str, dtype: DType) -> Rng {
     // FNV-1a over the name: stable between runs and compilers, unlike the standard hasher.
     let bytes = name.bytes().chain(dtype.name().bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
-    StdRng::seed_from_u64(seed ^ hash)
+    Rng::with_seed(seed ^ hash)
 }
 
 /// One case in one dtype: the weights are drawn once for all batches that suit the same [`inputs::Draw`], and each engine

@@ -1,7 +1,7 @@
 //! `dense`: the product of the whole chain as one matrix, and one GEMM.
 
 use super::Kernel;
-use super::gemm::{Strided, gemm};
+use super::gemm::Strided;
 use crate::cpu::element::{Compute, Element};
 use crate::plan::Layout;
 use crate::{Chain, Scalar};
@@ -35,6 +35,6 @@ impl<C: Compute> Kernel<C> for Dense<C> {
             Layout::BatchFirst => (Strided { offset: 0, row: 1, col: cols }, Strided { offset: 0, row: 1, col: rows }),
             Layout::BatchLast => (Strided { offset: 0, row: n, col: 1 }, Strided { offset: 0, row: n, col: 1 }),
         };
-        gemm([rows, n, cols], (y, y_at), w, (x, x_at), threads);
+        C::gemm([rows, n, cols], (y, y_at), w, (x, x_at), threads);
     }
 }

@@ -4,11 +4,14 @@ use crate::cpu::element::Compute;
 
 /// A strided matrix inside a slice: element `(r, c)` is at `offset + r·row + c·col`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Strided {
+pub struct Strided {
     pub(super) offset: usize,
     pub(super) row: usize,
     pub(super) col: usize,
 }
+
+/// A matrix to read.
+pub(in crate::cpu) type GemmOperand<'a, T> = (&'a [T], Strided);
 
 impl Strided {
     fn last(self, rows: usize, cols: usize) -> usize {
@@ -16,12 +19,13 @@ impl Strided {
     }
 }
 
-/// `C = A·B` with `A` of `m × k`, `B` of `k × n`, `C` of `m × n`; writes every element of `C`.
-pub(super) fn gemm<T: Compute>(
+/// `C = one·A·B` with `A` of `m × k`, `B` of `k × n`, `C` of `m × n`; writes every element of `C`.
+pub(in crate::cpu) fn gemm<T: Compute>(
     [m, n, k]: [usize; 3],
     (c, at_c): (&mut [T], Strided),
-    (a, at_a): (&[T], Strided),
-    (b, at_b): (&[T], Strided),
+    (a, at_a): GemmOperand<'_, T>,
+    (b, at_b): GemmOperand<'_, T>,
+    one: T,
     threads: usize,
 ) {
     if m == 0 || n == 0 {
@@ -47,7 +51,7 @@ pub(super) fn gemm<T: Compute>(
             at_b.col as isize,
             at_b.row as isize,
             T::default(),
-            T::ONE,
+            one,
             false,
             false,
             false,

@@ -9,6 +9,8 @@ mod gemm;
 mod permute_bmm;
 mod sparse;
 
+pub(in crate::cpu) use self::gemm::gemm;
+pub(in crate::cpu) use self::gemm::{GemmOperand, Strided};
 use super::element::{Compute, Element};
 use crate::plan::{Activation, Algorithm, Layout};
 use crate::{Chain, Error, Result, Scalar};

@@ -1,6 +1,6 @@
 //! `permute-bmm`: permute `X` so that each `(i, j)` is a contiguous matrix, multiply `a·d` matrices, permute back.
 
-use super::gemm::{Strided, gemm};
+use super::gemm::Strided;
 use super::{Kernel, in_parallel};
 use crate::cpu::element::{Compute, Element};
 use crate::plan::Layout;
@@ -71,7 +71,7 @@ impl<C: Compute> Kernel<C> for PermuteBmm<C> {
                     (Strided { offset: k * c * n, row: n, col: 1 }, Strided { offset: k * b * n, row: n, col: 1 })
                 }
             };
-            gemm([b, n, c], (products, y_at), w, (permuted, x_at), threads);
+            C::gemm([b, n, c], (products, y_at), w, (permuted, x_at), threads);
         }
         swap_axes(products, y, [d, b, inner], threads);
     }
