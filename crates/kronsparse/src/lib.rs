@@ -6,11 +6,14 @@
 //! 2. [`plan`]: how. [`plan::Problem`] and a machine give candidates, and one [`plan::Algorithm`] is chosen.
 //! 3. [`cpu`]: the engine that always works. [`cpu::Operator`] packs the weights once and multiplies many times.
 //!
+//! 6. [`measure`]: how long it takes. Clock, statistics, the machine's ceilings, cold caches.
+//!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
 //! npy, npz) and [`reference`](mod@reference) (the oracle).
 
 pub mod cpu;
 mod error;
+pub mod measure;
 pub mod pattern;
 pub mod plan;
 pub mod reference;
