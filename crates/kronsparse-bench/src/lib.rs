@@ -21,7 +21,9 @@ pub mod format;
 pub mod machine;
 pub mod random;
 pub mod record;
+pub mod report;
 mod run;
+pub mod summary;
 mod text;
 pub mod verify;
 
