@@ -313,3 +313,88 @@ pub(crate) fn compare(rows: &mut [Row]) {
         row.speedup_over_best_other = best.zip(row.median_s).map(|(best, own)| best / own);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kronsparse::plan::Layout;
+    use kronsparse::{ChainPattern, Error};
+
+    use super::*;
+
+    fn case(chain: ChainPattern, dtype: DType, batch: usize, cache: Cache) -> Case {
+        let problem = Problem { chain, dtype, batch, layout: Layout::BatchLast };
+        Case { problem, cache, why: "a test".into() }
+    }
+
+    fn bench<'a>(algorithms: &'a [Algorithm], evictor: &'a mut Evictor, memory_limit: usize) -> Bench<'a> {
+        Bench { algorithms, threads: 1, seed: Random::fresh_seed(), budget: 0.01, memory_limit, evictor }
+    }
+
+    #[test]
+    fn every_algorithm_has_a_row_with_times_or_a_reason() {
+        let mut evictor = Evictor::of_size(1 << 16);
+        let chain = ChainPattern::monarch(24, 12, 4, 3).unwrap();
+        for (dtype, cache) in [(DType::F32, Cache::Cold), (DType::C64, Cache::Warm), (DType::Bf16, Cache::Warm)] {
+            let case = case(chain.clone(), dtype, 5, cache);
+            let mut events = 0;
+            let rows = run_case(&case, &mut bench(&Algorithm::ALL, &mut evictor, 1 << 30), &mut |_| events += 1);
+            assert_eq!(rows.len(), Algorithm::ALL.len());
+            assert_eq!(events, Algorithm::ALL.len() + 1);
+            for row in &rows {
+                match row.status {
+                    Status::Ok => {
+                        assert!(row.samples >= FEWEST && row.rel_error.unwrap() <= row.tolerance, "{row:?}");
+                        assert!(row.min_s.unwrap() > 0.0 && row.min_s <= row.median_s, "{row:?}");
+                        let gflops = row.problem().flops() / row.median_s.unwrap() / 1e9;
+                        assert_eq!(row.gflops, Some(gflops));
+                    }
+                    Status::Skipped => assert!(!row.reason.is_empty() && row.median_s.is_none(), "{row:?}"),
+                    Status::Wrong | Status::Failed => panic!("{row:?}"),
+                }
+            }
+            assert_eq!(rows[0].status, Status::Ok, "ours must run everywhere: {:?}", rows[0]);
+            let sums: Vec<f64> = rows.iter().filter_map(|r| r.checksum).collect();
+            assert!(sums.iter().all(|s| (s - sums[0]).abs() < 0.5), "{sums:?}");
+        }
+    }
+
+    #[test]
+    fn one_seed_gives_one_checksum() {
+        let mut evictor = Evictor::of_size(1 << 12);
+        let case = case(ChainPattern::square_dyadic(8).unwrap(), DType::F64, 3, Cache::Warm);
+        let mut of = |seed| {
+            let mut bench = Bench { seed, ..bench(&[Algorithm::Fused], &mut evictor, 1 << 30) };
+            run_case(&case, &mut bench, &mut |_| ())[0].checksum.unwrap()
+        };
+        assert_eq!(of(5), of(5));
+        assert_ne!(of(5), of(6));
+    }
+
+    #[test]
+    fn what_needs_too_much_memory_is_skipped_with_the_figures() {
+        let mut evictor = Evictor::of_size(1 << 12);
+        let case = case(ChainPattern::monarch(64, 64, 8, 8).unwrap(), DType::F32, 2, Cache::Cold);
+        // The chain has 1024 weights of 4 bytes; the dense matrix 4096.
+        let algorithms = [Algorithm::Dense, Algorithm::Bsr, Algorithm::Csr];
+        let rows = run_case(&case, &mut bench(&algorithms, &mut evictor, 10_000), &mut |_| ());
+        assert_eq!((rows[0].status, rows[1].status), (Status::Skipped, Status::Skipped));
+        assert_eq!(rows[0].reason, "the weights need 16.0 KiB, the limit is 9.77 KiB");
+        assert_eq!(rows[2].status, Status::Ok, "{}", rows[2].reason);
+        let huge = ChainPattern::monarch(1 << 20, 1 << 20, 1 << 10, 1 << 10).unwrap();
+        let why = too_large(&Problem { chain: huge, dtype: DType::C128, batch: 1 << 30, layout: Layout::BatchFirst });
+        assert!(why.unwrap().contains("TiB of memory"));
+    }
+
+    #[test]
+    fn refusals_errors_and_panics_are_told_apart() {
+        let refusal = || -> kronsparse::Result<()> {
+            Err(Error::Unsupported { what: "bsr on c64".into(), why: "a test".into() })
+        };
+        assert_eq!(guarded(refusal).unwrap_err().0, Status::Skipped);
+        let error = guarded(|| -> kronsparse::Result<()> { Err(Error::EmptyChain) }).unwrap_err();
+        assert_eq!((error.0, error.1.contains("at least one factor")), (Status::Failed, true));
+        let panic = guarded(|| -> kronsparse::Result<()> { panic!("index {} out of bounds", 7) }).unwrap_err();
+        assert_eq!(panic, (Status::Failed, "panicked: index 7 out of bounds".into()));
+        assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
+    }
+}

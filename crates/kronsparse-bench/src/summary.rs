@@ -65,6 +65,9 @@ pub fn headline(record: &Record) -> String {
     )
 }
 
+/// Two times that differ by less than this share are called level: repeated runs on a quiet machine differ as much.
+const LEVEL: f64 = 0.03;
+
 /// Where ours loses, by how much and to whom; an honest statement also if there is no loss.
 pub fn losses(record: &Record) -> String {
     let Some(standing) = standing(record) else { return String::new() };
@@ -82,8 +85,10 @@ pub fn losses(record: &Record) -> String {
     let listed: Vec<String> = standing.losses.iter().take(SHOWN).map(one).collect();
     let more = standing.losses.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!("; and {more} more, all in the table") } else { String::new() };
+    let level = standing.losses.iter().filter(|r| r.speedup_over_best_other.is_some_and(|s| s > 1.0 - LEVEL)).count();
+    let level = if level > 0 { format!(", {level} of them by less than {} %", 100.0 * LEVEL) } else { String::new() };
     format!(
-        "{name} is slower than another algorithm in {} of {} cases: {}{more}.",
+        "{name} is slower than another algorithm in {} of {} cases{level}: {}{more}.",
         standing.losses.len(),
         standing.rows.len(),
         listed.join("; ")
@@ -151,4 +156,67 @@ pub fn details(row: &Row) -> String {
         number(row.speedup_over_best_other, &ratio),
         number(row.rel_error, &|e| format!("{e:.1e}")),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use kronsparse::plan::Algorithm;
+
+    use super::*;
+    use crate::report::tests::{row, sample};
+
+    #[test]
+    fn wins_and_losses_are_counted() {
+        let record = sample();
+        let standing = standing(&record).unwrap();
+        assert_eq!((standing.rows.len(), standing.losses.len()), (2, 1));
+        assert_eq!((standing.speedups.min, standing.speedups.median, standing.speedups.max), (0.5, 1.25, 2.0));
+        assert!(headline(&record).contains("fastest in 1 of 2 cases"), "{}", headline(&record));
+        let text = losses(&record);
+        assert!(text.contains("in 1 of 2 cases: (2,8,8,4)") && text.contains("0.500× against csr"), "{text}");
+        assert!(warnings(&record).is_empty(), "{:?}", warnings(&record));
+    }
+
+    #[test]
+    fn a_level_race_is_called_level_and_a_wrong_algorithm_is_no_opponent() {
+        let mut record = sample();
+        record.rows[5].median_s = Some(3.95e-6);
+        crate::case::compare(&mut record.rows[4..]);
+        assert!(losses(&record).contains("1 of them by less than 3 %"), "{}", losses(&record));
+        (record.rows[5].status, record.rows[5].median_s) = (Status::Wrong, None);
+        crate::case::compare(&mut record.rows[4..]);
+        assert_eq!(standing(&record).unwrap().rows.len(), 1);
+        assert!(headline(&record).contains("the one case"), "{}", headline(&record));
+        assert!(losses(&record).contains("loses in none"), "{}", losses(&record));
+        assert!(warnings(&record)[0].starts_with("WRONG: csr on (2,8,8,4)"));
+    }
+
+    #[test]
+    fn the_planner_does_not_compete_with_what_it_chooses() {
+        let mut record = sample();
+        record.rows = vec![
+            row("(1,4,4,4)", 1, Algorithm::Fused, Some(2e-6)),
+            row("(1,4,4,4)", 1, Algorithm::Auto, Some(1e-6)),
+            row("(1,4,4,4)", 1, Algorithm::Bsr, Some(3e-6)),
+        ];
+        crate::case::compare(&mut record.rows);
+        let speedups: Vec<f64> = record.rows.iter().map(|r| r.speedup_over_best_other.unwrap()).collect();
+        assert!((speedups[0] - 1.5).abs() < 1e-12 && (speedups[1] - 3.0).abs() < 1e-12, "{speedups:?}");
+        assert!((speedups[2] - 1.0 / 3.0).abs() < 1e-12, "{speedups:?}");
+        assert_eq!(ours(&record.rows).unwrap().algorithm, Algorithm::Fused);
+    }
+
+    #[test]
+    fn a_noisy_machine_is_mentioned() {
+        let mut record = sample();
+        record.rows.iter_mut().for_each(|r| r.iqr_s = r.median_s);
+        assert!(warnings(&record)[0].contains("in 5 of 5 measurements"), "{:?}", warnings(&record));
+    }
+
+    #[test]
+    fn long_chains_are_shortened() {
+        let chain = ChainPattern::square_dyadic(16).unwrap();
+        assert_eq!(short_chain(&chain), "(1,2,2,8) … (8,2,2,1), 4 factors");
+        assert_eq!(short_chain(&ChainPattern::monarch(4, 4, 2, 2).unwrap()), "(1,2,2,2)(2,2,2,1)");
+    }
 }

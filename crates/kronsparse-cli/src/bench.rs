@@ -8,7 +8,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kronsparse::DType;
 use kronsparse::plan::{Algorithm, Layout};
-use kronsparse_bench::{Cache, Definition, Error, Event, Options, Result, Sweep, format, record, report, summary};
+use kronsparse_bench::{
+    Cache, Definition, Error, Event, Options, Record, Result, Sweep, format, record, report, summary,
+};
 
 /// Measure every algorithm on this machine: verified, in turn, against the roofline of the same run
 #[derive(Debug, clap::Args)]
@@ -54,6 +56,9 @@ pub(crate) struct Args {
     /// Folder for samples.csv, machine.toml and report.html
     #[arg(long, value_name = "DIR", default_value = "bench-out")]
     pub(crate) out: PathBuf,
+    /// Measure nothing: make table and report again from the samples.csv and machine.toml in this folder
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "patterns", "batch", "dtype", "layout", "algorithms", "cache", "seed"])]
+    pub(crate) from: Option<PathBuf>,
     /// Print the whole record as JSON instead of the table
     #[arg(long)]
     pub(crate) json: bool,
@@ -61,30 +66,12 @@ pub(crate) struct Args {
 
 /// Runs the command. Exit code 1 if an algorithm was wrong or failed; an error is bad input or an unwritable folder.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let sweep = Sweep { batch: args.batch, dtype: args.dtype, layout: args.layout, cache: args.cache };
-    let definition = match &args.patterns {
-        Some(patterns) => Definition::from_argument(patterns, &sweep)?,
-        None => Definition::quick(&sweep)?,
-    };
-    let mut options = Options { threads: args.threads, budget: args.budget, seed: args.seed, ..Options::default() };
-    options.command = std::env::args().map(quoted).collect::<Vec<_>>().join(" ");
-    if !args.algorithms.is_empty() {
-        options.algorithms = args.algorithms;
-        let mut seen = Vec::new();
-        options.algorithms.retain(|a| {
-            !seen.contains(a) && {
-                seen.push(*a);
-                true
-            }
-        });
-    }
     // Before minutes of measuring, not after.
     record::prepare_folder(&args.out)?;
-
-    let bar = progress(definition.cases.len());
-    let outcome = kronsparse_bench::run(&definition, &options, &mut |event| show(&bar, &event));
-    bar.finish_and_clear();
-    let record = outcome?;
+    let record = match &args.from {
+        Some(folder) => Record::read(folder)?,
+        None => measure(&args)?,
+    };
     if args.json {
         print(&record.to_json())?;
     } else {
@@ -94,6 +81,34 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     report::write_all(&record, &args.out)?;
     eprintln!("report: {}", args.out.join("report.html").display());
     Ok(if record.is_right() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Measures what the flags say, with a progress bar.
+fn measure(args: &Args) -> Result<Record> {
+    let sweep = Sweep {
+        batch: args.batch.clone(),
+        dtype: args.dtype.clone(),
+        layout: args.layout.clone(),
+        cache: args.cache.clone(),
+    };
+    let definition = match &args.patterns {
+        Some(patterns) => Definition::from_argument(patterns, &sweep)?,
+        None => Definition::quick(&sweep)?,
+    };
+    let mut options = Options { threads: args.threads, budget: args.budget, seed: args.seed, ..Options::default() };
+    options.command = std::env::args().map(quoted).collect::<Vec<_>>().join(" ");
+    if !args.algorithms.is_empty() {
+        options.algorithms.clear();
+        for algorithm in &args.algorithms {
+            if !options.algorithms.contains(algorithm) {
+                options.algorithms.push(*algorithm);
+            }
+        }
+    }
+    let bar = progress(definition.cases.len());
+    let record = kronsparse_bench::run(&definition, &options, &mut |event| show(&bar, &event));
+    bar.finish_and_clear();
+    record
 }
 
 /// Prints to standard output. A reader that has gone away (`| head`) is no error.

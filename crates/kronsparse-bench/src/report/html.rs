@@ -17,9 +17,9 @@ const SCRIPT: &str = include_str!("page.js");
 pub fn page(record: &Record) -> String {
     let settings = &record.settings;
     let mut body = String::new();
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "<header><p class=\"eyebrow\">kronsparse benchmark · {} · {}</p><h1>{}</h1>{}{}{}</header>\n",
+        "<header><p class=\"eyebrow\">kronsparse benchmark · {} · {}</p><h1>{}</h1>{}{}{}</header>",
         escape(&settings.definition),
         escape(&settings.date),
         escape(&headline(record)),
@@ -27,14 +27,7 @@ pub fn page(record: &Record) -> String {
         format_args!("<p class=\"lead\">{}</p>", escape(&losses(record))),
         tiles(record)
     );
-    let _ = write!(body, "<div class=\"bar\">{}{}</div>\n", plots::legend(record), filters(record));
-    let (times, remark) = plots::times(record);
-    let remark = remark.map_or(String::new(), |r| format!(" {}", escape(&r)));
-    let times_note = format!(
-        "Median time of a call on a logarithmic scale; the bar through a point is the interquartile range. To the right, \
-         the speed of ours over the best other algorithm.{remark}"
-    );
-    figure(&mut body, "times", "Time, case by case", &times_note, &times);
+    let _ = writeln!(body, "<div class=\"bar\">{}{}</div>", plots::legend(record), filters(record));
     figure(
         &mut body,
         "speedup",
@@ -42,6 +35,13 @@ pub fn page(record: &Record) -> String {
         "Every point is a case; the further to the right, the faster ours is than the best other algorithm.",
         &plots::speedups(record),
     );
+    let (times, remark) = plots::times(record);
+    let remark = remark.map_or(String::new(), |r| format!(" {}", escape(&r)));
+    let times_note = format!(
+        "Median time of a call on a logarithmic scale; the bar through a point is as long as the interquartile range. To the right, \
+         the speed of ours over the best other algorithm.{remark}"
+    );
+    figure(&mut body, "times", "Time, case by case", &times_note, &times);
     figure(
         &mut body,
         "roofline",
@@ -112,9 +112,9 @@ fn filters(record: &Record) -> String {
 
 fn figure(body: &mut String, id: &str, title: &str, note: &str, drawing: &str) {
     if !drawing.is_empty() {
-        let _ = write!(
+        let _ = writeln!(
             body,
-            "<section id=\"{id}\"><h2>{title}</h2><p class=\"note\">{note}</p><div class=\"plot\">{drawing}</div></section>\n"
+            "<section id=\"{id}\"><h2>{title}</h2><p class=\"note\">{note}</p><div class=\"plot\">{drawing}</div></section>"
         );
     }
 }
@@ -134,10 +134,10 @@ fn cases(body: &mut String, record: &Record) {
         let (first, own, other) = (&case[0], ours(case), best_other(case));
         let speedup = own.and_then(|r| r.speedup_over_best_other);
         let class = speedup.map_or("", |s| if s >= 1.0 { "win" } else { "loss" });
-        let _ = write!(
+        let _ = writeln!(
             rows,
             "<tr {}><td><code>{}</code><small>{}</small></td><td class=\"n\" data-v=\"{}\">{}×{}</td><td class=\"n\" data-v=\"{}\">{}</td>\
-             <td>{}</td><td>{}</td><td class=\"n\" data-v=\"{}\">{}</td><td>{}</td>{}{}<td>{}</td>{}</tr>\n",
+             <td>{}</td><td>{}</td><td class=\"n\" data-v=\"{}\">{}</td><td>{}</td>{}{}<td>{}</td>{}</tr>",
             tags(first),
             escape(&first.chain.to_string()).replace(")(", ")<wbr>("),
             escape(&first.why),
@@ -170,10 +170,10 @@ fn cases(body: &mut String, record: &Record) {
         "which",
         "speed-up",
     ];
-    let _ = write!(
+    let _ = writeln!(
         body,
         "<section id=\"cases\"><h2>What was measured</h2><p class=\"note\">{} A chain is written left to right; its right-most \
-         factor is applied first.</p>{}</section>\n",
+         factor is applied first.</p>{}</section>",
         escape(&record.settings.description),
         sortable(&heads, &rows)
     );
@@ -189,10 +189,10 @@ fn samples(body: &mut String, record: &Record) {
             status => format!("<td class=\"s-{status}\">{status}<small>{}</small></td>", escape(&row.reason)),
         };
         let name = row.algorithm.name();
-        let _ = write!(
+        let _ = writeln!(
             rows,
             "<tr{own} data-algorithm=\"{name}\" {}><td><code>{}</code></td><td>{}</td><td>{}</td><td class=\"n\" data-v=\"{}\">{}</td><td>{}</td>\
-             <td class=\"nowrap\"><span class=\"dot a-{name}\"></span>{name}</td>{status}{}{}{}<td class=\"n\">{}</td>{}{}{}{}{}</tr>\n",
+             <td class=\"nowrap\"><span class=\"dot a-{name}\"></span>{name}</td>{status}{}{}{}<td class=\"n\">{}</td>{}{}{}{}{}</tr>",
             tags(row),
             escape(&row.chain.to_string()).replace(")(", ")<wbr>("),
             row.dtype,
@@ -230,10 +230,10 @@ fn samples(body: &mut String, record: &Record) {
         "error",
     ];
     let csv = percent_encode(&record.to_csv());
-    let _ = write!(
+    let _ = writeln!(
         body,
         "<section id=\"samples\"><h2>Every measurement</h2><p class=\"note\">Click a heading to sort. \
-         <a download=\"samples.csv\" href=\"data:text/csv;charset=utf-8,{csv}\">Save as CSV</a>.</p>{}</section>\n",
+         <a download=\"samples.csv\" href=\"data:text/csv;charset=utf-8,{csv}\">Save as CSV</a>.</p>{}</section>",
         sortable(&heads, &rows)
     );
 }
@@ -262,7 +262,7 @@ fn method(body: &mut String, record: &Record) {
         .filter(|a| record.rows.iter().any(|r| r.algorithm == *a))
         .map(|a| format!("<dt><span class=\"dot a-{a}\"></span>{a}</dt><dd>{}</dd>", explain(a)))
         .collect();
-    let _ = write!(
+    let _ = writeln!(
         body,
         "<section id=\"method\"><h2>How it was measured</h2><div class=\"columns\"><ul>\
          <li><b>Verified before it is timed, and again afterwards.</b> The output is filled with NaN, inputs are random with seed \
@@ -278,7 +278,7 @@ fn method(body: &mut String, record: &Record) {
          output and weights once, hidden layers not at all. An algorithm that does more gets no credit.</li>\
          <li><b>Roofline</b>: the better of two measurements before and after the cases.</li>\
          <li><b>Skipped</b> are algorithms that do not apply or whose weights need more than {}; the reason is in the table.</li>\
-         <li>{}.</li></ul><dl>{algorithms}</dl></div></section>\n",
+         <li>{}.</li></ul><dl>{algorithms}</dl></div></section>",
         settings.seed,
         seconds(settings.budget_s),
         bytes(settings.evicted_bytes as f64),
@@ -338,7 +338,7 @@ fn machine(body: &mut String, record: &Record) {
         ("cases", grouped(record.cases().len())),
     ];
     let rows: String = lines.iter().map(|(k, v)| format!("<tr><th>{k}</th><td>{}</td></tr>", escape(v))).collect();
-    let _ = write!(body, "<section id=\"machine\"><h2>Where</h2><table class=\"plain\">{rows}</table></section>\n");
+    let _ = writeln!(body, "<section id=\"machine\"><h2>Where</h2><table class=\"plain\">{rows}</table></section>");
 }
 
 /// Text as it may stand in a `data:` address.

@@ -15,7 +15,7 @@ pub(crate) fn times(record: &Record) -> (String, Option<String>) {
     let all: Vec<&[Row]> =
         record.cases().into_iter().filter(|case| case.iter().any(|r| r.median_s.is_some())).collect();
     let (cases, remark) = thin_out(all);
-    let (left, right, top, step) = (292.0, 84.0, 34.0, 42.0);
+    let (left, right, top, step) = (292.0, 84.0, 50.0, 42.0);
     let height = top + step * cases.len() as f64 + 34.0;
     let mut drawing = Drawing::new(WIDTH, height, "Median time of every algorithm on every case");
     let medians = cases.iter().flat_map(|case| case.iter().filter_map(|r| r.median_s));
@@ -27,7 +27,8 @@ pub(crate) fn times(record: &Record) -> (String, Option<String>) {
         drawing.text("tick", "middle", (x, top - 12.0), &seconds_tick(tick));
         drawing.text("tick", "middle", (x, bottom + 18.0), &seconds_tick(tick));
     }
-    drawing.text("tick", "end", (WIDTH - 4.0, top - 12.0), "vs best other");
+    drawing.text("axis", "end", (WIDTH - 10.0, 14.0), "ours vs best other");
+    drawing.text("axis", "middle", ((left + WIDTH - right) / 2.0, 14.0), "time of a call");
     for (index, case) in cases.iter().enumerate() {
         let y = top + step * (index as f64 + 0.5);
         drawing.raw(&format!("<g class=\"case\" {}>", tags(&case[0])));
