@@ -98,9 +98,14 @@ pub fn losses(record: &Record) -> String {
 /// Remarks that a reader of the figures needs: wrong results, debug builds, points above the ceiling.
 pub fn warnings(record: &Record) -> Vec<String> {
     let mut found = Vec::new();
-    for row in record.rows.iter().filter(|r| matches!(r.status, Status::Wrong | Status::Failed)) {
+    const SHOWN: usize = 8;
+    let bad: Vec<&Row> = record.rows.iter().filter(|r| matches!(r.status, Status::Wrong | Status::Failed)).collect();
+    for row in bad.iter().take(SHOWN) {
         let word = if row.status == Status::Wrong { "WRONG" } else { "FAILED" };
         found.push(format!("{word}: {} on {}: {}", row.algorithm, case_label(row), row.reason));
+    }
+    if bad.len() > SHOWN {
+        found.push(format!("{} more results are wrong or failed; the table names them.", bad.len() - SHOWN));
     }
     if record.machine.profile == "debug" {
         found.push("This is a debug build: its times say nothing about a release build.".into());
@@ -204,6 +209,16 @@ mod tests {
         assert!((speedups[0] - 1.5).abs() < 1e-12 && (speedups[1] - 3.0).abs() < 1e-12, "{speedups:?}");
         assert!((speedups[2] - 1.0 / 3.0).abs() < 1e-12, "{speedups:?}");
         assert_eq!(ours(&record.rows).unwrap().algorithm, Algorithm::Fused);
+    }
+
+    #[test]
+    fn a_flood_of_wrong_results_is_counted() {
+        let mut record = sample();
+        record.rows = vec![record.rows[0].clone(); 11];
+        record.rows.iter_mut().for_each(|r| r.status = Status::Failed);
+        let all = warnings(&record);
+        assert_eq!(all.len(), 9);
+        assert!(all[0].starts_with("FAILED: fused") && all[8].starts_with("3 more results"), "{all:?}");
     }
 
     #[test]

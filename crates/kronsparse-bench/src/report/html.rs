@@ -137,7 +137,7 @@ fn cases(body: &mut String, record: &Record) {
         let _ = writeln!(
             rows,
             "<tr {}><td><code>{}</code><small>{}</small></td><td class=\"n\" data-v=\"{}\">{}×{}</td><td class=\"n\" data-v=\"{}\">{}</td>\
-             <td>{}</td><td>{}</td><td class=\"n\" data-v=\"{}\">{}</td><td>{}</td>{}{}<td>{}</td>{}</tr>",
+             <td>{}</td><td>{}</td><td class=\"n\" data-v=\"{}\">{}</td><td>{}</td>{}{}<td class=\"nowrap\">{}</td>{}</tr>",
             tags(first),
             escape(&first.chain.to_string()).replace(")(", ")<wbr>("),
             escape(&first.why),
@@ -159,16 +159,16 @@ fn cases(body: &mut String, record: &Record) {
     }
     let heads = [
         "chain and reason",
-        "size",
-        "density",
+        ">size",
+        ">density",
         "dtype",
         "layout",
-        "n",
+        ">n",
         "cache",
-        "ours",
-        "best other",
+        ">ours",
+        ">best other",
         "which",
-        "speed-up",
+        ">speed-up",
     ];
     let _ = writeln!(
         body,
@@ -192,7 +192,7 @@ fn samples(body: &mut String, record: &Record) {
         let _ = writeln!(
             rows,
             "<tr{own} data-algorithm=\"{name}\" {}><td><code>{}</code></td><td>{}</td><td>{}</td><td class=\"n\" data-v=\"{}\">{}</td><td>{}</td>\
-             <td class=\"nowrap\"><span class=\"dot a-{name}\"></span>{name}</td>{status}{}{}{}<td class=\"n\">{}</td>{}{}{}{}{}</tr>",
+             <td class=\"nowrap\"><span class=\"dot a-{name}\"></span>{name}</td>{}{}{}<td class=\"n\">{}</td>{}{}{}{}{}{status}</tr>",
             tags(row),
             escape(&row.chain.to_string()).replace(")(", ")<wbr>("),
             row.dtype,
@@ -215,19 +215,19 @@ fn samples(body: &mut String, record: &Record) {
         "chain",
         "dtype",
         "layout",
-        "n",
+        ">n",
         "cache",
         "algorithm",
+        ">median",
+        ">IQR",
+        ">min",
+        ">samples",
+        ">GFLOP/s",
+        ">GB/s",
+        ">roofline",
+        ">vs best other",
+        ">error",
         "status",
-        "median",
-        "IQR",
-        "min",
-        "samples",
-        "GFLOP/s",
-        "GB/s",
-        "roofline",
-        "vs best other",
-        "error",
     ];
     let csv = percent_encode(&record.to_csv());
     let _ = writeln!(
@@ -238,8 +238,13 @@ fn samples(body: &mut String, record: &Record) {
     );
 }
 
+/// A table that sorts by a click on a heading; headings of numbers begin with `>`.
 fn sortable(heads: &[&str], rows: &str) -> String {
-    let heads: String = heads.iter().map(|h| format!("<th><button type=\"button\">{h}</button></th>")).collect();
+    let head = |h: &&str| match h.strip_prefix('>') {
+        Some(number) => format!("<th class=\"n\"><button type=\"button\">{number}</button></th>"),
+        None => format!("<th><button type=\"button\">{h}</button></th>"),
+    };
+    let heads: String = heads.iter().map(head).collect();
     format!(
         "<div class=\"wide\"><table class=\"sortable\"><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>"
     )

@@ -1,7 +1,7 @@
 //! The three plots of the page: times per case, the roofline, and the distribution of the speed-up.
 
 use crate::format::{ratio, seconds, significant};
-use crate::record::{Ceiling, Record, Row};
+use crate::record::{Record, Row};
 use crate::report::svg::{Drawing, LogAxis, escape, marker, shape, tags};
 use crate::summary::{conditions, details, ours, short_chain, standing};
 
@@ -110,9 +110,7 @@ pub(crate) fn roofline(record: &Record) -> String {
     }
     drawing.text("axis", "middle", ((left + WIDTH - right) / 2.0, height - 10.0), "operations per byte that must move");
     drawing.text("axis", "start", (4.0, 14.0), "GFLOP/s");
-    for (ceiling, names) in distinct(&record.ceilings) {
-        roof(&mut drawing, ceiling, &names, x, y);
-    }
+    roofs(&mut drawing, record, x, y);
     let mut rows = rows;
     rows.sort_by_key(|r| r.is_ours());
     for row in rows {
@@ -122,34 +120,45 @@ pub(crate) fn roofline(record: &Record) -> String {
     drawing.finish()
 }
 
-/// Ceilings with the same peak drawn once, with the names of their types.
-fn distinct(ceilings: &[Ceiling]) -> Vec<(&Ceiling, String)> {
-    let mut found: Vec<(&Ceiling, String)> = Vec::new();
-    for ceiling in ceilings {
-        match found.iter_mut().find(|f| f.0.flops_per_second == ceiling.flops_per_second) {
+/// The rooflines: every peak with the types it holds for, and the slope of the memory once.
+fn roofs(drawing: &mut Drawing, record: &Record, x: LogAxis, y: LogAxis) {
+    let mut peaks: Vec<(f64, String)> = Vec::new();
+    for ceiling in &record.ceilings {
+        let (peak, bandwidth) = (ceiling.flops_per_second / 1e9, ceiling.bytes_per_second / 1e9);
+        match peaks.iter_mut().find(|p| p.0 == peak) {
             Some((_, names)) => *names += &format!(", {}", ceiling.dtype),
-            None => found.push((ceiling, ceiling.dtype.to_string())),
+            None => {
+                peaks.push((peak, ceiling.dtype.to_string()));
+                // Where the slope enters the picture: at the left edge, or at the bottom.
+                let enters = x.min().max(y.min() / bandwidth);
+                let corners = [(enters, enters * bandwidth), (peak / bandwidth, peak), (x.max(), peak)];
+                let corners = corners.map(|(i, p)| format!("{:.1},{:.1}", x.at(i), y.at(p)));
+                drawing.raw(&format!(r#"<polyline class="roof" points="{}"/>"#, corners.join(" ")));
+            }
         }
     }
-    found
-}
-
-/// One roofline: the slope of the memory, the flat of the arithmetic, and what they are.
-fn roof(drawing: &mut Drawing, ceiling: &Ceiling, names: &str, x: LogAxis, y: LogAxis) {
-    let (peak, bandwidth) = (ceiling.flops_per_second / 1e9, ceiling.bytes_per_second / 1e9);
-    let ridge = peak / bandwidth;
-    // Where the slope enters the picture: at the left edge, or at the bottom.
-    let enters = x.min().max(y.min() / bandwidth);
-    let points = [(enters, enters * bandwidth), (ridge, peak), (x.max(), peak)];
-    let points: Vec<String> = points.iter().map(|&(i, p)| format!("{:.1},{:.1}", x.at(i), y.at(p))).collect();
-    drawing.raw(&format!(r#"<polyline class="roof" points="{}"/>"#, points.join(" ")));
-    let label = format!("{names}: {} GFLOP/s", significant(peak));
-    drawing.text("rooflabel", "end", (x.at(x.max()) - 4.0, y.at(peak) - 6.0), &label);
-    let (x1, y1) = (x.at(ridge), y.at(peak));
-    let (x0, y0) = (x.at(enters), y.at(enters * bandwidth));
+    // Labels of peaks that are too close for two lines of text share one.
+    peaks.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut labels: Vec<(f64, String)> = Vec::new();
+    for (peak, names) in peaks {
+        let text = format!("{names}: {} GFLOP/s", significant(peak));
+        match labels.last_mut() {
+            Some((at, above)) if y.at(peak) - *at < 18.0 => *above += &format!("; {text}"),
+            _ => labels.push((y.at(peak), text)),
+        }
+    }
+    for (at, text) in labels {
+        drawing.text("rooflabel", "end", (x.at(x.max()) - 4.0, at - 6.0), &text);
+    }
+    let Some(lowest) = record.ceilings.iter().min_by(|a, b| a.flops_per_second.total_cmp(&b.flops_per_second)) else {
+        return;
+    };
+    let bandwidth = lowest.bytes_per_second / 1e9;
+    let (from, to) = (x.min().max(y.min() / bandwidth), lowest.flops_per_second / lowest.bytes_per_second);
+    let ((x0, y0), (x1, y1)) = ((x.at(from), y.at(from * bandwidth)), (x.at(to), y.at(to * bandwidth)));
     if x1 - x0 > 120.0 {
         let angle = (y1 - y0).atan2(x1 - x0).to_degrees();
-        let (cx, cy) = (x0 + 0.3 * (x1 - x0), y0 + 0.3 * (y1 - y0));
+        let (cx, cy) = ((x0 + x1) / 2.0, (y0 + y1) / 2.0);
         drawing.raw(&format!(
             r#"<text class="rooflabel" text-anchor="middle" transform="translate({cx:.1} {cy:.1}) rotate({angle:.1}) translate(0 -7)">{} GB/s copied</text>"#,
             significant(bandwidth)
@@ -183,15 +192,13 @@ pub(crate) fn speedups(record: &Record) -> String {
         half - left,
         base - top
     ));
-    let octaves = f64::from(last - first) / 4.0;
-    let ticks: Vec<f64> = if octaves > 8.0 {
-        (first / 4..=last / 4).map(|o| 2f64.powi(o)).collect()
-    } else {
-        (first / 2..=last / 2).map(|h| 2f64.powf(f64::from(h) / 2.0)).collect()
-    };
+    // Powers of two, and one and a half of them where there is room.
+    let steps: &[f64] = if last - first > 24 { &[1.0] } else { &[1.0, 1.5] };
+    let powers = first.div_euclid(4)..=last.div_euclid(4);
+    let ticks: Vec<f64> = powers.flat_map(|p| steps.iter().map(move |s| s * 2f64.powi(p))).collect();
     for tick in ticks.into_iter().filter(|t| at(*t) >= left && at(*t) <= WIDTH - right) {
         drawing.line("grid", (at(tick), base), (at(tick), base + 5.0));
-        let text = if tick.log2().fract() == 0.0 && tick >= 1.0 { format!("{tick}×") } else { format!("{tick:.2}×") };
+        let text = format!("{}×", plain(tick));
         drawing.text("tick", "middle", (at(tick), base + 20.0), &text);
     }
     drawing.line("frame", (left, base), (WIDTH - right, base));
