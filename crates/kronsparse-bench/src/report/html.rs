@@ -32,7 +32,7 @@ pub fn page(record: &Record) -> String {
         &mut body,
         "speedup",
         "How often it wins, and by how much",
-        "Every point is a case; the further to the right, the faster ours is than the best other algorithm.",
+        "Every point is a case, gathered in steps of a quarter of a doubling; the further to the right, the faster ours is.",
         &plots::speedups(record),
     );
     let (times, remark) = plots::times(record);
