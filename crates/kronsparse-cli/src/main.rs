@@ -1,8 +1,9 @@
 //! The `kronsparse` command: flags, then one library call, then its output.
 //!
 //! Results go to stdout, progress and the one sentence of an error to stderr. Exit codes: 0 done, 2 bad input or a file
-//! that cannot be read or written, 101 a bug of ours.
+//! that cannot be read or written, 101 a bug of ours; `bench` returns 1 when an algorithm gave a wrong result.
 
+mod bench;
 mod convert;
 mod dtypes;
 mod expand;
@@ -42,7 +43,7 @@ enum Command {
     Factorize(factorize::FactorizeArgs),
     Expand(expand::ExpandArgs),
     Convert(convert::ConvertArgs),
-    // Place of `bench`: Bench(bench::BenchArgs).
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -55,20 +56,24 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let done = match &cli.command {
-        Command::Info(args) => info::run(args),
-        Command::Multiply(args) => multiply::run(args),
-        Command::Factorize(args) => factorize::run(args),
-        Command::Expand(args) => expand::run(args),
-        Command::Convert(args) => convert::run(args),
+    let done = match cli.command {
+        Command::Info(args) => info::run(&args),
+        Command::Multiply(args) => multiply::run(&args),
+        Command::Factorize(args) => factorize::run(&args),
+        Command::Expand(args) => expand::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| refuse(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error_line(&error.to_string());
-            ExitCode::from(2)
-        }
+        Err(error) => refuse(&error),
     }
+}
+
+/// Bad input: one sentence.
+fn refuse(error: &dyn std::fmt::Display) -> ExitCode {
+    output::error_line(&error.to_string());
+    ExitCode::from(2)
 }
 
 /// Help and version as clap prints them; anything else as one sentence.

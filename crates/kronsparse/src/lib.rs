@@ -5,6 +5,7 @@
 //! 1. [`pattern`]: what is multiplied. [`Pattern`], [`Factor`], [`Chain`].
 //! 2. [`plan`]: how. [`plan::Problem`] and a machine give candidates, and one [`plan::Algorithm`] is chosen.
 //! 3. [`cpu`]: the engine that always works. [`cpu::Operator`] packs the weights once and multiplies many times.
+//! 4. [`measure`]: how long it takes. Clock, statistics, the machine's ceilings, cold caches.
 //!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
 //! npy, npz), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
@@ -14,6 +15,7 @@ pub mod cpu;
 mod error;
 pub mod factorize;
 pub mod io;
+pub mod measure;
 pub mod pattern;
 pub mod plan;
 pub mod reference;
