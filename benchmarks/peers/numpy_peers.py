@@ -67,7 +67,12 @@ def einsum(inputs: Inputs, at: int, buffers: Buffers | None) -> Step:
 
 
 def strided(inputs: Inputs, at: int, buffers: Buffers | None) -> Step:
-    """Batched product on views: leading dimensions do the permutation, nothing is copied. Batch-last, or d = 1."""
+    """Batched product on views: leading dimensions do the permutation, nothing is copied. Batch-last, or d = 1.
+
+    A factor of a chain for which that is not possible is multiplied by `bmm`.
+    """
+    if not viewable(inputs.cell, at):
+        return bmm(inputs, at, buffers)
     p, n = inputs.cell.chain[at], inputs.cell.n
     blocks = inputs.blocks[at].numpy()
     kept = None if buffers is None else np.empty(n * p.rows, blocks.dtype)
@@ -90,9 +95,9 @@ def strided(inputs: Inputs, at: int, buffers: Buffers | None) -> Step:
     return first if inputs.cell.layout == "bsf" else last
 
 
-def strided_applies(cell: Cell) -> bool:
-    """Whether the innermost dimension is contiguous for every factor, as BLAS asks."""
-    return cell.layout == "bsl" or all(p.d == 1 for p in cell.chain)
+def viewable(cell: Cell, at: int) -> bool:
+    """Whether the innermost dimension of a factor's views is contiguous, as BLAS asks."""
+    return cell.layout == "bsl" or cell.chain[at].d == 1
 
 
 def dense(inputs: Inputs, buffers: Buffers | None) -> Step:

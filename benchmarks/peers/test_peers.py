@@ -292,7 +292,7 @@ class Peers(unittest.TestCase):
                             ran.append(candidate.name)
                     self.assertIn("t_bmm_out", ran)
                     self.assertEqual("np_bmm" in ran, dtype != "bf16")
-                    self.assertEqual("t_strided" in ran, layout == "bsl" or text in ("(3,4,5,1)", "(1,5,7,1)"))
+                    self.assertEqual("t_strided" in ran, layout == "bsl" or text.endswith(",1)"))
 
     def test_the_check_sees_wrong_missing_and_misplaced_numbers(self) -> None:
         inputs = Inputs(Cell((Pattern(2, 3, 5, 4),), "bsf", "f32", 11), seed=5)

@@ -10,10 +10,9 @@ import torch
 
 from cells import Pattern
 from inputs import Inputs
-from numpy_peers import Buffers, Step
+from numpy_peers import Buffers, Step, viewable
 
-with warnings.catch_warnings():  # it names the optional packages that it does without
-    warnings.simplefilter("ignore")
+with warnings.catch_warnings(record=True):  # it names the optional packages that it does without, whatever the filters
     from lazylinop.butterfly import ksm
 
 
@@ -69,8 +68,11 @@ def einsum(inputs: Inputs, at: int) -> Step:
 def strided(inputs: Inputs, at: int, buffers: Buffers | None) -> Step:
     """bmm on views into the output: leading dimensions do the permutation. Batch-last, or d = 1.
 
-    bmm has one batch dimension, so batch-last with a > 1 and d > 1 is a loop over the super-blocks.
+    bmm has one batch dimension, so batch-last with a > 1 and d > 1 is a loop over the super-blocks. A factor of a chain
+    for which there are no such views is multiplied by `bmm` with copies.
     """
+    if not viewable(inputs.cell, at):
+        return bmm(inputs, at, buffers)
     p, n = inputs.cell.chain[at], inputs.cell.n
     blocks = inputs.blocks[at]
     kept = None if buffers is None else torch.empty(n * p.rows, dtype=blocks.dtype)
