@@ -52,7 +52,7 @@ pub(crate) fn run_case(case: &Case, bench: &mut Bench<'_>, observe: Observer<'_>
 }
 
 /// An algorithm that passed the verification, with its samples so far.
-struct Contender<T> {
+struct Contender<T: Scalar> {
     /// Index of its row.
     row: usize,
     operator: Operator<T>,

@@ -26,7 +26,7 @@ use crate::{Chain, Error, Layout, Matrix, Result, Scalar};
 /// # Ok::<(), kronsparse::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Transform<T> {
+pub struct Transform<T: Scalar> {
     permutation: Permutation,
     chain: Chain<T>,
     operator: Operator<T>,
