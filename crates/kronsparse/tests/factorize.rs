@@ -196,10 +196,9 @@ fn singular_values(matrix: &Matrix<f64>) -> Vec<f64> {
                 let zeta = (beta - alpha) / (2.0 * gamma);
                 let t = zeta.signum() / (zeta.abs() + (1.0 + zeta * zeta).sqrt());
                 let c = 1.0 / (1.0 + t * t).sqrt();
-                for r in 0..m {
-                    let (x, y) = (columns[p][r], columns[q][r]);
-                    columns[p][r] = c * (x - t * y);
-                    columns[q][r] = c * (t * x + y);
+                let (head, tail) = columns.split_at_mut(q);
+                for (x, y) in head[p].iter_mut().zip(&mut tail[0]) {
+                    (*x, *y) = (c * (*x - t * *y), c * (t * *x + *y));
                 }
             }
         }
