@@ -271,6 +271,30 @@ fn reported_errors_are_true() {
 }
 
 #[test]
+fn the_hierarchy_equals_projecting_the_whole_product() {
+    // With orthonormalisation a split of one factor is the best approximation of the whole product at that position, so
+    // the same result comes from splitting dense matrices in two, again and again.
+    let mut random = Random(17);
+    for text in CHAINS {
+        let pattern = chain(text);
+        let len = pattern.patterns().len();
+        let matrix = random.matrix::<Complex64>(pattern.rows(), pattern.cols());
+        for order in Order::ALL {
+            let result = factorize(&matrix, &pattern, &options(order)).unwrap();
+            let mut product = matrix.clone();
+            for step in &result.steps {
+                let halves = [0..step.split, step.split..len].map(|range| pattern.product(range).unwrap());
+                let pair = ChainPattern::new(halves.to_vec()).unwrap();
+                let two = factorize(&product, &pair, &Options::default()).unwrap();
+                product = two.chain.to_dense();
+            }
+            let error = result.chain.to_dense().relative_error(&product).unwrap();
+            assert!(error < 1e-9, "{text} {order}: {error:e}");
+        }
+    }
+}
+
+#[test]
 fn orthonormalisation_is_what_makes_the_difference_on_ill_scaled_factors() {
     // The middle factors are almost singular: an error that looks small in one of them is large in the product.
     let mut random = Random(13);
