@@ -59,9 +59,19 @@ use std::path::Path;
 
 use crate::Error;
 
-/// The error of a file that is not what it should be.
+/// The error of a file that is not what it should be. Names that a file holds may be long or hold line breaks and terminal
+/// codes; the message is one line of bounded length all the same.
 fn wrong(path: &Path, why: impl Into<String>) -> Error {
-    Error::File { path: path.into(), why: why.into() }
+    const LONGEST: usize = 1000;
+    let mut why: String = why.into();
+    if why.contains(char::is_control) {
+        why = why.replace(char::is_control, "\u{fffd}");
+    }
+    if let Some((end, _)) = why.char_indices().nth(LONGEST) {
+        why.truncate(end);
+        why.push('…');
+    }
+    Error::File { path: path.into(), why }
 }
 
 /// The number of elements of `shape`, if the non-zero dimensions multiplied by 16 bytes fit in the address space (so that

@@ -121,7 +121,7 @@ impl<'a> Cursor<'a> {
 
     fn unexpected(&self, expected: &str) -> String {
         let found: String = self.rest.trim().chars().take(40).collect();
-        format!("expected {expected} in the header, found `{}`", found.escape_debug())
+        format!("expected {expected} in the header, found `{found}`")
     }
 
     /// A string in either kind of quotes. Escapes are not interpreted: no key and no type that we know has one.
@@ -201,8 +201,7 @@ impl<'a> Cursor<'a> {
                 Some("u2") => "; if these are the bits of bf16, save them as float32 or as safetensors",
                 _ => "; convert it with NumPy's astype first",
             };
-            let found = descr.escape_debug();
-            format!("expected element type f2, f4, f8, c8 or c16 with byte order < or >, found `{found}`{hint}")
+            format!("expected element type f2, f4, f8, c8 or c16 with byte order < or >, found `{descr}`{hint}")
         })
     }
 }
