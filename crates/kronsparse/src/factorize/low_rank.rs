@@ -173,8 +173,9 @@ fn level<W: Field>(l: &mut Mat<W>, r: &mut Mat<W>) {
     for s in 0..l.ncols() {
         let ratio = (r.row(s).norm_l2() / l.col(s).norm_l2()).sqrt();
         if ratio.is_finite() && ratio > 0.0 {
-            l.col_mut(s).iter_mut().for_each(|x| *x = *x * W::from_parts(ratio, 0.0));
-            r.row_mut(s).iter_mut().for_each(|x| *x = *x * W::from_parts(1.0 / ratio, 0.0));
+            let times = |factor: f64| move |x: &mut W| *x = W::from_parts(factor, 0.0) * *x;
+            l.col_mut(s).iter_mut().for_each(times(ratio));
+            r.row_mut(s).iter_mut().for_each(times(1.0 / ratio));
         }
     }
 }

@@ -19,7 +19,8 @@ pub(super) fn cuts(order: Order, len: usize) -> Vec<Cut> {
         Order::RightToLeft => (1..len).rev().map(|at| cut(0..at + 1, at)).collect(),
         Order::Balanced => {
             let mut list = Vec::with_capacity(len.saturating_sub(1));
-            let mut waiting = vec![0..len];
+            let whole = 0..len;
+            let mut waiting = vec![whole];
             while let Some(range) = waiting.pop() {
                 if range.len() > 1 {
                     let at = range.start + range.len() / 2;
@@ -58,7 +59,8 @@ mod tests {
                 positions.sort_unstable();
                 assert_eq!(positions, (1..len).collect::<Vec<_>>(), "{order} {len}");
                 // Replay: each range must be one of the pieces left by the cuts before it.
-                let mut pieces = vec![0..len];
+                let whole = 0..len;
+                let mut pieces = vec![whole];
                 for cut in &list {
                     let at = pieces.iter().position(|p| *p == cut.range).expect("a piece that exists");
                     pieces.splice(at..at + 1, [cut.range.start..cut.at, cut.at..cut.range.end]);
