@@ -141,7 +141,7 @@ trait Problem {
 }
 
 /// Operators in the order of application, and the arrays between them: `arrays[0]` is `X`, the last one `Y`.
-struct Multiplication<T> {
+struct Multiplication<T: Scalar> {
     stages: Vec<Operator<T>>,
     arrays: Vec<Pages>,
     scratch: Scratch,

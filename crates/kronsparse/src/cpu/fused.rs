@@ -157,6 +157,10 @@ impl<'a, T: Element> Work<'a, T> {
             let item = Item { work: self, current: current.clone(), upcoming: upcoming.clone() };
             T::run(self.chain.isa, current.panel.len(), item, scratch);
         }
+        if self.tile.stream {
+            // Streamed stores are not ordered: whoever is told that this worker is done must see them.
+            super::simd::store_fence();
+        }
     }
 
     fn claim(&self) -> Option<Piece> {
@@ -379,11 +383,20 @@ unsafe fn store_block<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
             }
             if count == p.d() {
                 let len = (o1 - o0) * count;
-                panel::store::<S, T, NV>(y, batch, p.row(i, o0, 0), len, staging, |f| f, &chain.epilogue);
+                panel::store::<S, T, NV>(y, batch, p.row(i, o0, 0), len, staging, |f| f, &chain.epilogue, tile.stream);
             } else {
                 for o in o0..o1 {
                     let row = |f: usize| (o - o0) * count + f;
-                    panel::store::<S, T, NV>(y, batch, p.row(i, o, j0), count, staging, row, &chain.epilogue);
+                    panel::store::<S, T, NV>(
+                        y,
+                        batch,
+                        p.row(i, o, j0),
+                        count,
+                        staging,
+                        row,
+                        &chain.epilogue,
+                        tile.stream,
+                    );
                 }
             }
         }
