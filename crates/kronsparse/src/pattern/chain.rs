@@ -111,6 +111,10 @@ impl<T: Scalar> Chain<T> {
 
     /// The product as a dense matrix of shape `(rows, cols)`, summed in the wide type factor by factor and rounded once.
     pub fn to_dense(&self) -> Matrix<T> {
+        if let [factor] = &self.factors[..] {
+            // Copied, not multiplied by zeros: a NaN or an infinite weight stays in its place.
+            return factor.to_dense();
+        }
         let (rows, cols) = (self.rows(), self.cols());
         let mut dense = Vec::with_capacity(rows * cols);
         let transposed = self.transpose();
