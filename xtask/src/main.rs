@@ -1,3 +1,40 @@
-//! Chores of the repository: `cargo xtask check`, `tidy`, `splice`.
+//! Chores of the repository: `cargo xtask check`, `tidy`, `licences`.
 
-fn main() {}
+mod check;
+mod licences;
+mod repository;
+mod rust;
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  check      everything that CI asks: format, clippy, docs, tests, tidy, licences; prints the time of each
+  tidy       rules about the repository's own files: purpose, length, boundaries, unsafe, leftovers
+  licences   licence and source of every dependency, against deny.toml";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["check"] => check::run(),
+        ["tidy"] => tidy::run().map(|summary| println!("{summary}")),
+        ["licences"] => licences::run().map(|summary| println!("{summary}")),
+        ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

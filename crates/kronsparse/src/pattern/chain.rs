@@ -118,6 +118,10 @@ impl<T: Scalar> Chain<T> {
     /// about `rows · cols · r` multiplications. Zeros that the patterns imply are never multiplied: an infinite weight
     /// makes NaN only where a weight of value zero meets it.
     pub fn to_dense(&self) -> Matrix<T> {
+        if let [factor] = &self.factors[..] {
+            // Copied, not multiplied by zeros: a NaN or an infinite weight stays in its place.
+            return factor.to_dense();
+        }
         let (rows, cols) = (self.rows(), self.cols());
         let mut dense = vec![T::ZERO; rows * cols];
         dense.par_chunks_mut(cols).enumerate().for_each_init(DenseRow::default, |scratch, (row, out)| {
