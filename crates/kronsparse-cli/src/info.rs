@@ -5,9 +5,9 @@ use std::fs;
 
 use anyhow::Result;
 use clap::Args;
+use kronsparse::cuda;
 use serde_json::{Value, json};
 
-use crate::gpu;
 use crate::output::{self, HEADING};
 
 /// Version, CPU and SIMD features, threads, caches, GPUs, cache folder
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
     let simd = simd_features();
     let threads = rayon::current_num_threads();
     let caches = caches();
-    let gpus = gpu::find();
+    let gpus = cuda::find();
     let folder = cache_folder();
     if args.json {
         let gpu_list: Vec<Value> = gpus.iter().flat_map(|g| &g.devices).map(gpu_json).collect();
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
     output::print(&text)
 }
 
-fn gpu_json(gpu: &gpu::Gpu) -> Value {
+fn gpu_json(gpu: &cuda::Gpu) -> Value {
     let (major, minor) = gpu.capability;
     json!({"name": gpu.name, "compute_capability": format!("{major}.{minor}"), "memory_bytes": gpu.memory_bytes})
 }

@@ -8,7 +8,6 @@ mod convert;
 mod dtypes;
 mod expand;
 mod factorize;
-mod gpu;
 mod info;
 mod multiply;
 mod output;

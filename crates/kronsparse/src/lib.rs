@@ -8,10 +8,11 @@
 //! 4. [`measure`]: how long it takes. Clock, statistics, the machine's ceilings, cold caches.
 //!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
-//! npy, npz), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
+//! npy, npz), [`cuda`] (which GPUs there are), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
 
 pub mod convert;
 pub mod cpu;
+pub mod cuda;
 mod error;
 pub mod factorize;
 pub mod io;

@@ -244,7 +244,7 @@ impl<T: Element> Item<'_, '_, T> {
     /// The instruction set of `S` is present and `scratch` holds the parts of this tile.
     #[inline(always)]
     unsafe fn panels<S: Simd<Real = T::Real>, const NV: usize>(self, scratch: &mut [T::Real]) {
-        let Work { chain, tile, x, y, .. } = self.work;
+        let Work { chain, tile, x, .. } = self.work;
         let parts = chain.scratch(tile);
         assert!(scratch.len() >= parts.total(), "scratch of {} numbers, {} needed", scratch.len(), parts.total());
         let (input, rest) = scratch.split_at_mut(parts.input.next_multiple_of(16));
@@ -264,7 +264,7 @@ impl<T: Element> Item<'_, '_, T> {
                 let lanes = self.work.lanes_of(self.current.block);
                 load_block::<S, T, NV>(chain, *x, batch, lanes, input);
                 let panels = input.as_ptr();
-                store_block::<S, T, NV>(chain, tile, *y, batch, lanes, panels, output, &mut ahead);
+                store_block::<S, T, NV>(self.work, batch, lanes, panels, output, &mut ahead);
                 return;
             }
             let (mut from, mut to) = (hidden.as_mut_ptr(), other.as_mut_ptr());
@@ -291,7 +291,7 @@ impl<T: Element> Item<'_, '_, T> {
                 for j0 in (0..q.d()).step_by(tile.last_lanes) {
                     let count = tile.last_lanes.min(q.d() - j0);
                     let panels = from.add((i * q.d() + j0) * q.c() * pitch).cast_const();
-                    store_block::<S, T, NV>(chain, tile, *y, batch, (i, j0, count), panels, output, &mut ahead);
+                    store_block::<S, T, NV>(self.work, batch, (i, j0, count), panels, output, &mut ahead);
                 }
             }
         }
@@ -353,15 +353,14 @@ unsafe fn load_block<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
 /// after another, `staging` a chunk.
 #[inline(always)]
 unsafe fn store_block<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
-    chain: &FusedChain<T::Real>,
-    tile: &Tile,
-    y: View<T>,
+    work: &Work<'_, T>,
     batch: Batch,
     (i, j0, count): (usize, usize, usize),
     panels: *const T::Real,
     staging: &mut [T::Real],
     ahead: &mut [Prefetch; 2],
 ) {
+    let Work { chain, tile, y, .. } = work;
     let factor = &chain.stages[chain.stages.len() - 1].factor;
     let p = factor.pattern;
     let panel_length = p.c() * NV * S::LANES * T::PLANES;
@@ -383,20 +382,11 @@ unsafe fn store_block<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
             }
             if count == p.d() {
                 let len = (o1 - o0) * count;
-                panel::store::<S, T, NV>(y, batch, p.row(i, o0, 0), len, staging, |f| f, &chain.epilogue, tile.stream);
+                panel::store::<S, T, NV>(*y, batch, p.row(i, o0, 0), len, staging, |f| f, &chain.epilogue);
             } else {
                 for o in o0..o1 {
                     let row = |f: usize| (o - o0) * count + f;
-                    panel::store::<S, T, NV>(
-                        y,
-                        batch,
-                        p.row(i, o, j0),
-                        count,
-                        staging,
-                        row,
-                        &chain.epilogue,
-                        tile.stream,
-                    );
+                    panel::store::<S, T, NV>(*y, batch, p.row(i, o, j0), count, staging, row, &chain.epilogue);
                 }
             }
         }

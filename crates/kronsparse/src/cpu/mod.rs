@@ -16,6 +16,8 @@ mod simd;
 mod tile;
 mod weights;
 
+pub(crate) use classic::square_product;
+pub(crate) use element::Compute;
 pub use element::Element;
 pub use machine::machine;
 pub use operator::{Operator, Options};

@@ -133,8 +133,8 @@ impl<T: Scalar> Operator<T> {
         match &self.engine {
             Engine::Fused(chain) => {
                 let tile = self.tile(n, layout);
-                let x = View { data: x.as_ptr().cast_mut(), n, features: self.cols(), layout };
-                let y = View { data: y.as_mut_ptr(), n, features: self.rows(), layout };
+                let x = View { data: x.as_ptr().cast_mut(), n, features: self.cols(), layout, stream: false };
+                let y = View { data: y.as_mut_ptr(), n, features: self.rows(), layout, stream: tile.stream };
                 let work = Work::new(chain, &tile, x, y);
                 let workers = self.workers(work.items());
                 let bytes = chain.scratch(&tile).bytes::<T::Real>();

@@ -1,5 +1,9 @@
 //! Between the caller's arrays and panels: the only place where the engine reorders numbers, in registers.
 
+// Loops over vector blocks name their index, which is a lane, a row and an offset at once; only constant indices keep a
+// block in registers.
+#![allow(clippy::needless_range_loop)]
+
 use super::element::Element;
 use super::simd::{Real, Simd};
 use crate::plan::{Activation, Layout};
@@ -11,6 +15,8 @@ pub(super) struct View<T> {
     pub(super) n: usize,
     pub(super) features: usize,
     pub(super) layout: Layout,
+    /// Whether to write past the caches where whole aligned vectors allow it.
+    pub(super) stream: bool,
 }
 
 /// The batch entries `start .. start + count` that one panel holds; `count` may be less than its width.
@@ -84,7 +90,7 @@ pub(super) unsafe fn load<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
 fn head<S: Simd<Real = T::Real>, T: Element>(start: *const T, len: usize) -> usize {
     let vector = S::LANES * size_of::<T>();
     let behind = start as usize % vector;
-    if len < 4 * S::LANES || behind % size_of::<T>() != 0 || behind == 0 {
+    if len < 4 * S::LANES || !behind.is_multiple_of(size_of::<T>()) || behind == 0 {
         len.min(S::LANES)
     } else {
         (vector - behind) / size_of::<T>()
@@ -127,7 +133,7 @@ unsafe fn load_block<S: Simd<Real = T::Real>, T: Element>(
 }
 
 /// Adds the bias, applies the activation, rounds, and stores panel rows `row(0) … row(len − 1)` as features
-/// `first .. first + len` of a batch; `stream` asks for stores past the caches where they are possible. Changes the panel.
+/// `first .. first + len` of a batch. Changes the panel.
 ///
 /// # Safety
 /// The instruction set of `S` is present, `view` is valid for writing those entries, `panel` has the rows.
@@ -140,7 +146,6 @@ pub(super) unsafe fn store<S: Simd<Real = T::Real>, T: Element, const NV: usize>
     panel: *mut S::Real,
     row: impl Fn(usize) -> usize,
     epilogue: &Epilogue<T::Real>,
-    stream: bool,
 ) {
     let width = NV * S::LANES;
     let pitch = width * T::PLANES;
@@ -178,8 +183,8 @@ pub(super) unsafe fn store<S: Simd<Real = T::Real>, T: Element, const NV: usize>
                         let source = |t: usize| panel.add(row(f + t) * pitch + lane).cast_const();
                         if columns == S::LANES && count == S::LANES {
                             let vector = size_of::<T>() * S::LANES;
-                            let whole = target.0 as usize % vector == 0 && view.features * size_of::<T>() % vector == 0;
-                            store_block::<S, T>(target, S::LANES, S::LANES, width, source, stream && whole);
+                            let whole = (target.0 as usize | (view.features * size_of::<T>())).is_multiple_of(vector);
+                            store_block::<S, T>(target, S::LANES, S::LANES, width, source, view.stream && whole);
                         } else {
                             store_block::<S, T>(target, count, columns, width, source, false);
                         }
@@ -243,7 +248,7 @@ impl<R: Real> Epilogue<R> {
         if let Some(bias) = &self.bias {
             let plane = numbers.len() / planes;
             for (numbers, &bias) in numbers.chunks_exact_mut(plane).zip(&bias[feature]) {
-                numbers.iter_mut().for_each(|x| *x = *x + bias);
+                numbers.iter_mut().for_each(|x| *x += bias);
             }
         }
         // One loop per activation, so that each vectorises without a branch inside.

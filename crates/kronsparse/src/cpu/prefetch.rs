@@ -92,7 +92,7 @@ impl Prefetch {
 fn compete(distance: usize, rows: usize) -> bool {
     const SETS: usize = 2048;
     let lines = distance / LINE;
-    if distance % LINE != 0 || lines == 0 {
+    if !distance.is_multiple_of(LINE) || lines == 0 {
         return false;
     }
     let shared = 1 << lines.trailing_zeros().min(SETS.trailing_zeros());

@@ -5,12 +5,12 @@
 
 use std::hint::black_box;
 
-use gemm::Parallelism;
 use num_complex::{Complex32, Complex64};
 use rayon::prelude::*;
 
 use super::Stopwatch;
 use crate::DType;
+use crate::cpu::{Compute, square_product};
 
 /// Floating-point operations per second of a large square dense product in the type that `dtype` is accumulated in:
 /// the best run of the `gemm` crate over a few sizes within about `budget` seconds.
@@ -19,62 +19,26 @@ use crate::DType;
 /// instructions can stand above it. A complex multiply-add counts as eight operations.
 pub fn peak_flops(dtype: DType, budget: f64) -> f64 {
     match dtype {
-        DType::F16 | DType::Bf16 | DType::F32 => peak(budget, 2.0, 0f32, 1f32, |i| (i % 17) as f32 / 16.0 - 0.5),
-        DType::F64 => peak(budget, 2.0, 0f64, 1f64, |i| (i % 17) as f64 / 16.0 - 0.5),
-        DType::C64 => peak(budget, 8.0, Complex32::ZERO, Complex32::ONE, |i| {
-            Complex32::new((i % 17) as f32 / 16.0 - 0.5, (i % 13) as f32 / 16.0)
-        }),
-        DType::C128 => peak(budget, 8.0, Complex64::ZERO, Complex64::ONE, |i| {
-            Complex64::new((i % 17) as f64 / 16.0 - 0.5, (i % 13) as f64 / 16.0)
-        }),
+        DType::F16 | DType::Bf16 | DType::F32 => peak(budget, 2.0, |i| (i % 17) as f32 / 16.0 - 0.5),
+        DType::F64 => peak(budget, 2.0, |i| (i % 17) as f64 / 16.0 - 0.5),
+        DType::C64 => peak(budget, 8.0, |i| Complex32::new((i % 17) as f32 / 16.0 - 0.5, (i % 13) as f32 / 16.0)),
+        DType::C128 => peak(budget, 8.0, |i| Complex64::new((i % 17) as f64 / 16.0 - 0.5, (i % 13) as f64 / 16.0)),
     }
 }
 
 /// The best rate over three sizes, each with a third of the budget and at least two runs (the first one is a warm-up).
-fn peak<T: Copy + Send + Sync + 'static>(
-    budget: f64,
-    flops_per_term: f64,
-    zero: T,
-    one: T,
-    fill: impl Fn(usize) -> T,
-) -> f64 {
+fn peak<T: Compute>(budget: f64, flops_per_term: f64, fill: impl Fn(usize) -> T) -> f64 {
     let threads = rayon::current_num_threads();
-    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     let mut best = 0.0f64;
     for size in [512usize, 1024, 1536] {
         let left: Vec<T> = (0..size * size).map(&fill).collect();
         let right: Vec<T> = (0..size * size).map(|i| fill(7 * i + 3)).collect();
-        let mut out = vec![zero; size * size];
-        let stride = size as isize;
+        let mut out = vec![T::default(); size * size];
         let flops = flops_per_term * (size as f64).powi(3);
         let whole = Stopwatch::start();
         for run in 0.. {
             let watch = Stopwatch::start();
-            // SAFETY: the three matrices have size × size elements each, row-major with row stride `size` and column
-            // stride 1; `out` is borrowed mutably and does not overlap the others.
-            unsafe {
-                gemm::gemm(
-                    size,
-                    size,
-                    size,
-                    out.as_mut_ptr(),
-                    1,
-                    stride,
-                    false,
-                    left.as_ptr(),
-                    1,
-                    stride,
-                    right.as_ptr(),
-                    1,
-                    stride,
-                    zero,
-                    one,
-                    false,
-                    false,
-                    false,
-                    parallelism,
-                );
-            }
+            square_product(size, &mut out, &left, &right, threads);
             let took = watch.seconds();
             black_box(&mut out);
             if run > 0 {

@@ -86,7 +86,7 @@ impl Partial {
             return;
         }
         // Close the chain: d_L = 1, a_{L+1} = cols.
-        if self.cols % self.a == 0 {
+        if self.cols.is_multiple_of(self.a) {
             let (b, c) = (self.rank_before * self.d_before, self.cols / self.a);
             self.try_push(stack, [self.a, b, c, 1], budget, |stack, _| {
                 found.extend(ChainPattern::new(stack.clone()));

@@ -117,7 +117,7 @@ mod tests {
             let tile =
                 Tile::new(&Problem { chain, dtype: DType::F32, batch: 100, layout: Layout::BatchLast }, &machine, 4, 1);
             let b = chain_b(pattern);
-            assert!(tile.last_outputs % 8 == 0 || tile.last_outputs >= b, "{tile:?}");
+            assert!(tile.last_outputs.is_multiple_of(8) || tile.last_outputs >= b, "{tile:?}");
             assert!(tile.first_lanes >= 1 && tile.last_lanes >= 1);
         }
     }

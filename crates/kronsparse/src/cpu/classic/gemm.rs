@@ -59,3 +59,9 @@ pub(in crate::cpu) fn gemm<T: Compute>(
         );
     }
 }
+
+/// `C = A·B` of `size × size` row-major matrices: what the machine's peak is measured with.
+pub(crate) fn square_product<T: Compute>(size: usize, c: &mut [T], a: &[T], b: &[T], threads: usize) {
+    let row_major = Strided { offset: 0, row: size, col: 1 };
+    T::gemm([size; 3], (c, row_major), (a, row_major), (b, row_major), threads);
+}

@@ -10,6 +10,7 @@ mod permute_bmm;
 mod sparse;
 
 pub(in crate::cpu) use self::gemm::gemm;
+pub(crate) use self::gemm::square_product;
 pub(in crate::cpu) use self::gemm::{GemmOperand, Strided};
 use super::element::{Compute, Element};
 use crate::plan::{Activation, Algorithm, Layout};

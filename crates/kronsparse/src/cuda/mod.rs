@@ -1,25 +1,26 @@
-//! Which NVIDIA GPUs this machine has, asked of the driver at run time. Nothing of CUDA is needed to build.
+//! Which NVIDIA GPUs this machine has, asked of the driver at run time. Nothing of CUDA is needed to build, and without a
+//! driver everything else works.
 
 use std::ffi::{c_char, c_int, c_uint};
 
 use libloading::Library;
 
 /// One GPU as the driver describes it.
-pub(crate) struct Gpu {
+pub struct Gpu {
     /// Marketing name, such as `NVIDIA H100 80GB HBM3`.
-    pub(crate) name: String,
+    pub name: String,
     /// Compute capability, major and minor.
-    pub(crate) capability: (i32, i32),
+    pub capability: (i32, i32),
     /// Bytes of device memory.
-    pub(crate) memory_bytes: u64,
+    pub memory_bytes: u64,
 }
 
 /// The driver and its devices.
-pub(crate) struct Gpus {
+pub struct Gpus {
     /// The newest CUDA version that the driver supports, major and minor.
-    pub(crate) cuda: (i32, i32),
+    pub cuda: (i32, i32),
     /// At least one.
-    pub(crate) devices: Vec<Gpu>,
+    pub devices: Vec<Gpu>,
 }
 
 #[cfg(target_os = "windows")]
@@ -40,8 +41,9 @@ type DeviceName = unsafe extern "system" fn(*mut c_char, c_int, c_int) -> c_int;
 type DeviceAttribute = unsafe extern "system" fn(*mut c_int, c_int, c_int) -> c_int;
 type DeviceMemory = unsafe extern "system" fn(*mut usize, c_int) -> c_int;
 
-/// The GPUs, or one sentence that says why there is none.
-pub(crate) fn find() -> Result<Gpus, String> {
+/// The GPUs, or one sentence that says why there is none: no driver, a driver without GPU, one that is too old or does
+/// not answer.
+pub fn find() -> Result<Gpus, String> {
     // SAFETY: loading the vendor's driver library runs its initialisers, which have no preconditions.
     let driver = unsafe { Library::new(DRIVER) }
         .map_err(|_| format!("no NVIDIA driver: {DRIVER} is not on this machine's library path"))?;
