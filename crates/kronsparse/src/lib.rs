@@ -5,17 +5,22 @@
 //! 1. [`pattern`]: what is multiplied. [`Pattern`], [`Factor`], [`Chain`].
 //! 2. [`plan`]: how. [`plan::Problem`] and a machine give candidates, and one [`plan::Algorithm`] is chosen.
 //! 3. [`cpu`]: the engine that always works. [`cpu::Operator`] packs the weights once and multiplies many times.
+//! 4. [`measure`]: how long it takes. Clock, statistics, the machine's ceilings, cold caches.
 //!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
-//! npy, npz) and [`reference`](mod@reference) (the oracle).
+//! npy, npz), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
 
+pub mod convert;
 pub mod cpu;
 mod error;
+pub mod factorize;
 pub mod io;
+pub mod measure;
 pub mod pattern;
 pub mod plan;
 pub mod reference;
 pub mod scalar;
+pub mod transform;
 
 pub use error::{Error, Result};
 pub use pattern::{Chain, ChainPattern, ChainSpec, Factor, Layer, Matrix, Pattern};

@@ -43,6 +43,16 @@ pub trait Element: Sized + Copy + Send + Sync + 'static {
     /// As for `load`.
     #[doc(hidden)]
     unsafe fn store<S: Simd<Real = Self::Real>>(p: *mut Self, v: [S::V; 2], count: usize);
+    /// Stores `LANES` elements past the caches where the type is stored as it is computed.
+    ///
+    /// # Safety
+    /// As for `load`; `p` is aligned to `LANES` elements.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn stream<S: Simd<Real = Self::Real>>(p: *mut Self, v: [S::V; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::store::<S>(p, v, S::LANES) }
+    }
 }
 
 /// A type that the `gemm` crate multiplies: `f32`, `f64` and their complex numbers.
@@ -135,6 +145,11 @@ macro_rules! full {
                 unsafe {
                     if count == S::LANES { S::store(p, v[0]) } else { S::store_first(p, v[0], count) }
                 }
+            }
+            #[inline(always)]
+            unsafe fn stream<S: Simd<Real = $t>>(p: *mut $t, v: [S::V; 2]) {
+                // SAFETY: the caller's promise is the one of `Simd`.
+                unsafe { S::stream(p, v[0]) }
             }
         }
     )*};

@@ -11,7 +11,7 @@ use super::element::Element;
 use super::panel::{self, Batch, Epilogue, View};
 use super::prefetch::Prefetch;
 use super::simd::{Isa, Simd};
-use super::tile;
+use super::tile::{self, Block, Product, Rows};
 use super::weights::PackedFactor;
 use crate::plan::{Layout, Tile};
 use crate::{Chain, Pattern, Scalar};
@@ -24,6 +24,7 @@ pub(super) struct FusedChain<R> {
     /// Where the first-applied factor wants each feature of one of its blocks `i`: `j·c + l` for column `(l, j)`.
     first_row: Vec<usize>,
     epilogue: Epilogue<R>,
+    products: [Product<R>; 3],
     isa: Isa,
     planes: usize,
 }
@@ -70,6 +71,7 @@ impl<R: super::simd::Real> FusedChain<R> {
             stages: (0..factors.len()).rev().map(stage).collect(),
             first_row,
             epilogue,
+            products: tile::products(isa, T::PLANES),
             isa,
             planes: T::PLANES,
         }
@@ -155,6 +157,10 @@ impl<'a, T: Element> Work<'a, T> {
             let item = Item { work: self, current: current.clone(), upcoming: upcoming.clone() };
             T::run(self.chain.isa, current.panel.len(), item, scratch);
         }
+        if self.tile.stream {
+            // Streamed stores are not ordered: whoever is told that this worker is done must see them.
+            super::simd::store_fence();
+        }
     }
 
     fn claim(&self) -> Option<Piece> {
@@ -204,12 +210,7 @@ impl<T: Element> Job<T::Real> for Item<'_, '_, T> {
     #[inline(always)]
     unsafe fn run<S: Simd<Real = T::Real>, const NV: usize>(self, scratch: &mut [T::Real]) {
         // SAFETY: the dispatcher vouches for the instruction set; buffers come from `Parts`, which counts as this does.
-        unsafe {
-            match T::PLANES {
-                1 => self.planes::<S, NV, 1>(scratch),
-                _ => self.planes::<S, NV, 2>(scratch),
-            }
-        }
+        unsafe { self.panels::<S, NV>(scratch) }
     }
 }
 
@@ -242,7 +243,7 @@ impl<T: Element> Item<'_, '_, T> {
     /// # Safety
     /// The instruction set of `S` is present and `scratch` holds the parts of this tile.
     #[inline(always)]
-    unsafe fn planes<S: Simd<Real = T::Real>, const NV: usize, const PLANES: usize>(self, scratch: &mut [T::Real]) {
+    unsafe fn panels<S: Simd<Real = T::Real>, const NV: usize>(self, scratch: &mut [T::Real]) {
         let Work { chain, tile, x, y, .. } = self.work;
         let parts = chain.scratch(tile);
         assert!(scratch.len() >= parts.total(), "scratch of {} numbers, {} needed", scratch.len(), parts.total());
@@ -251,10 +252,11 @@ impl<T: Element> Item<'_, '_, T> {
         let (hidden, other) =
             rest.split_at_mut(if parts.hidden_panels > 0 { parts.hidden.next_multiple_of(16) } else { 0 });
         let batch = self.work.batch(&self.current, S::LANES);
-        let pitch = NV * S::LANES * PLANES;
+        let pitch = NV * S::LANES * T::PLANES;
         let (first, last) = (&chain.stages[0], &chain.stages[chain.stages.len() - 1]);
         let p = first.factor.pattern;
-        let mut ahead = self.ahead(S::LANES, S::ROWS / PLANES);
+        let product = chain.products[NV - 1];
+        let mut ahead = self.ahead(S::LANES, S::ROWS / T::PLANES);
 
         // SAFETY: rows and features stay inside the patterns; buffers have the sizes of `Parts`.
         unsafe {
@@ -262,7 +264,7 @@ impl<T: Element> Item<'_, '_, T> {
                 let lanes = self.work.lanes_of(self.current.block);
                 load_block::<S, T, NV>(chain, *x, batch, lanes, input);
                 let panels = input.as_ptr();
-                store_block::<S, T, NV, PLANES>(chain, tile, *y, batch, lanes, panels, output, &mut ahead);
+                store_block::<S, T, NV>(chain, tile, *y, batch, lanes, panels, output, &mut ahead);
                 return;
             }
             let (mut from, mut to) = (hidden.as_mut_ptr(), other.as_mut_ptr());
@@ -271,7 +273,7 @@ impl<T: Element> Item<'_, '_, T> {
                 load_block::<S, T, NV>(chain, *x, batch, (i, j0, count), input);
                 for j in 0..count {
                     let block = input.as_ptr().add(j * p.c() * pitch);
-                    first.product::<S, NV, PLANES>(i, j0 + j, block, from, &mut [Prefetch::nothing(); 2]);
+                    first.product(product, (i, j0 + j), block, from, T::PLANES);
                 }
             }
             for stage in &chain.stages[1..chain.stages.len() - 1] {
@@ -279,7 +281,7 @@ impl<T: Element> Item<'_, '_, T> {
                 for i in 0..q.a() {
                     for j in 0..q.d() {
                         let panel = from.add((i * q.d() + j) * q.c() * pitch);
-                        stage.product::<S, NV, PLANES>(i, j, panel, to, &mut [Prefetch::nothing(); 2]);
+                        stage.product(product, (i, j), panel, to, T::PLANES);
                     }
                 }
                 std::mem::swap(&mut from, &mut to);
@@ -289,7 +291,7 @@ impl<T: Element> Item<'_, '_, T> {
                 for j0 in (0..q.d()).step_by(tile.last_lanes) {
                     let count = tile.last_lanes.min(q.d() - j0);
                     let panels = from.add((i * q.d() + j0) * q.c() * pitch).cast_const();
-                    store_block::<S, T, NV, PLANES>(chain, tile, *y, batch, (i, j0, count), panels, output, &mut ahead);
+                    store_block::<S, T, NV>(chain, tile, *y, batch, (i, j0, count), panels, output, &mut ahead);
                 }
             }
         }
@@ -300,24 +302,19 @@ impl<R: super::simd::Real> Stage<R> {
     /// All outputs of block `(i, j)` into the hidden panel `to`, each row where the next factor reads it.
     ///
     /// # Safety
-    /// As for [`tile::product`]; `to` has the rows of the next factor's columns.
-    #[inline(always)]
-    unsafe fn product<S: Simd<Real = R>, const NV: usize, const PLANES: usize>(
-        &self,
-        i: usize,
-        j: usize,
-        panel: *const R,
-        to: *mut R,
-        ahead: &mut [Prefetch; 2],
-    ) {
+    /// As for [`Product`]; `to` has the rows of the next factor's columns.
+    unsafe fn product(&self, product: Product<R>, (i, j): (usize, usize), x: *const R, to: *mut R, planes: usize) {
         let p = self.factor.pattern;
-        let weights = self.factor.block(i, j, 0, PLANES).as_ptr();
-        let next = &self.next_row[p.row(i, 0, j)..];
-        // SAFETY: `o·d` stays inside this block's features, and `next_row` has one entry per feature.
-        unsafe {
-            let row = |o: usize| *next.get_unchecked(o * p.d());
-            tile::product::<S, NV, PLANES>(weights, panel, p.c(), 0..p.b(), to, row, ahead);
-        }
+        let block = Block {
+            weights: self.factor.block(i, j, 0, planes).as_ptr(),
+            x,
+            inputs: p.c(),
+            outputs: 0..p.b(),
+            out: to,
+            rows: Rows::Table { table: &self.next_row[p.row(i, 0, j)..], step: p.d() },
+        };
+        // SAFETY: the caller's promise.
+        unsafe { product(&block, &mut [Prefetch::nothing(); 2]) }
     }
 }
 
@@ -352,10 +349,10 @@ unsafe fn load_block<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
 /// Computes outputs of lanes `j0 .. j0 + count` of block `i` of the last factor, chunk by chunk, and stores each chunk.
 ///
 /// # Safety
-/// As for [`tile::product`] and [`panel::store`]; `panels` holds those of lanes `j0 …` one
+/// As for [`Product`] and [`panel::store`]; `panels` holds those of lanes `j0 …` one
 /// after another, `staging` a chunk.
 #[inline(always)]
-unsafe fn store_block<S: Simd<Real = T::Real>, T: Element, const NV: usize, const PLANES: usize>(
+unsafe fn store_block<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
     chain: &FusedChain<T::Real>,
     tile: &Tile,
     y: View<T>,
@@ -367,32 +364,39 @@ unsafe fn store_block<S: Simd<Real = T::Real>, T: Element, const NV: usize, cons
 ) {
     let factor = &chain.stages[chain.stages.len() - 1].factor;
     let p = factor.pattern;
-    let panel_length = p.c() * NV * S::LANES * PLANES;
+    let panel_length = p.c() * NV * S::LANES * T::PLANES;
     let staging = staging.as_mut_ptr();
     for o0 in (0..p.b()).step_by(tile.last_outputs) {
         let o1 = p.b().min(o0 + tile.last_outputs);
         // SAFETY: the caller's promises; a chunk has `(o1 − o0)·count` rows, as `Parts` counts.
         unsafe {
             for j in 0..count {
-                let weights = factor.block(i, j0 + j, o0, PLANES).as_ptr();
-                let row = |o: usize| (o - o0) * count + j;
-                tile::product::<S, NV, PLANES>(
-                    weights,
-                    panels.add(j * panel_length),
-                    p.c(),
-                    o0..o1,
-                    staging,
-                    row,
-                    ahead,
-                );
+                let block = Block {
+                    weights: factor.block(i, j0 + j, o0, T::PLANES).as_ptr(),
+                    x: panels.add(j * panel_length),
+                    inputs: p.c(),
+                    outputs: o0..o1,
+                    out: staging,
+                    rows: Rows::Even { first: j, from: o0, step: count },
+                };
+                chain.products[NV - 1](&block, ahead);
             }
             if count == p.d() {
                 let len = (o1 - o0) * count;
-                panel::store::<S, T, NV>(y, batch, p.row(i, o0, 0), len, staging, |f| f, &chain.epilogue);
+                panel::store::<S, T, NV>(y, batch, p.row(i, o0, 0), len, staging, |f| f, &chain.epilogue, tile.stream);
             } else {
                 for o in o0..o1 {
                     let row = |f: usize| (o - o0) * count + f;
-                    panel::store::<S, T, NV>(y, batch, p.row(i, o, j0), count, staging, row, &chain.epilogue);
+                    panel::store::<S, T, NV>(
+                        y,
+                        batch,
+                        p.row(i, o, j0),
+                        count,
+                        staging,
+                        row,
+                        &chain.epilogue,
+                        tile.stream,
+                    );
                 }
             }
         }

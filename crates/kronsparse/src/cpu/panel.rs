@@ -53,13 +53,16 @@ pub(super) unsafe fn load<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
                 }
             }
             Layout::BatchFirst => {
-                for f in (0..len).step_by(S::LANES) {
-                    let columns = (len - f).min(S::LANES);
-                    for v in 0..NV {
-                        let lane = v * S::LANES;
-                        let count = batch.count.saturating_sub(lane).min(S::LANES);
-                        let source = view.data.wrapping_add((batch.start + lane) * view.features + first + f);
-                        let source = (source.cast_const(), view.features);
+                // Sixteen vectors at a time along their features: rows whose distance is a power of two compete for
+                // few cache sets, so a line is used up before the next ones are asked for.
+                for v in 0..NV {
+                    let lane = v * S::LANES;
+                    let count = batch.count.saturating_sub(lane).min(S::LANES);
+                    let start = view.data.wrapping_add((batch.start + lane) * view.features + first);
+                    let mut f = 0;
+                    while f < len {
+                        let columns = if f == 0 { head::<S, T>(start, len) } else { (len - f).min(S::LANES) };
+                        let source = (start.wrapping_add(f).cast_const(), view.features);
                         let target = |t: usize| panel.add(row(f + t) * pitch + lane);
                         // The whole block apart, so that its sixteen vectors stay in registers.
                         if columns == S::LANES && count == S::LANES {
@@ -67,10 +70,24 @@ pub(super) unsafe fn load<S: Simd<Real = T::Real>, T: Element, const NV: usize>(
                         } else {
                             load_block::<S, T>(source, count, columns, width, target);
                         }
+                        f += columns;
                     }
                 }
             }
         }
+    }
+}
+
+/// How many features of a run of `len` to take first, so that later blocks begin where vectors of memory begin and none
+/// crosses a cache line. Short runs are not worth it.
+#[inline(always)]
+fn head<S: Simd<Real = T::Real>, T: Element>(start: *const T, len: usize) -> usize {
+    let vector = S::LANES * size_of::<T>();
+    let behind = start as usize % vector;
+    if len < 4 * S::LANES || behind % size_of::<T>() != 0 || behind == 0 {
+        len.min(S::LANES)
+    } else {
+        (vector - behind) / size_of::<T>()
     }
 }
 
@@ -110,7 +127,7 @@ unsafe fn load_block<S: Simd<Real = T::Real>, T: Element>(
 }
 
 /// Adds the bias, applies the activation, rounds, and stores panel rows `row(0) … row(len − 1)` as features
-/// `first .. first + len` of a batch. Changes the panel.
+/// `first .. first + len` of a batch; `stream` asks for stores past the caches where they are possible. Changes the panel.
 ///
 /// # Safety
 /// The instruction set of `S` is present, `view` is valid for writing those entries, `panel` has the rows.
@@ -123,6 +140,7 @@ pub(super) unsafe fn store<S: Simd<Real = T::Real>, T: Element, const NV: usize>
     panel: *mut S::Real,
     row: impl Fn(usize) -> usize,
     epilogue: &Epilogue<T::Real>,
+    stream: bool,
 ) {
     let width = NV * S::LANES;
     let pitch = width * T::PLANES;
@@ -149,19 +167,23 @@ pub(super) unsafe fn store<S: Simd<Real = T::Real>, T: Element, const NV: usize>
                 }
             }
             Layout::BatchFirst => {
-                for f in (0..len).step_by(S::LANES) {
-                    let columns = (len - f).min(S::LANES);
-                    for v in 0..NV {
-                        let lane = v * S::LANES;
-                        let count = batch.count.saturating_sub(lane).min(S::LANES);
-                        let target = view.data.wrapping_add((batch.start + lane) * view.features + first + f);
-                        let target = (target, view.features);
+                for v in 0..NV {
+                    let lane = v * S::LANES;
+                    let count = batch.count.saturating_sub(lane).min(S::LANES);
+                    let start = view.data.wrapping_add((batch.start + lane) * view.features + first);
+                    let mut f = 0;
+                    while f < len {
+                        let columns = if f == 0 { head::<S, T>(start, len) } else { (len - f).min(S::LANES) };
+                        let target = (start.wrapping_add(f), view.features);
                         let source = |t: usize| panel.add(row(f + t) * pitch + lane).cast_const();
                         if columns == S::LANES && count == S::LANES {
-                            store_block::<S, T>(target, S::LANES, S::LANES, width, source);
+                            let vector = size_of::<T>() * S::LANES;
+                            let whole = target.0 as usize % vector == 0 && view.features * size_of::<T>() % vector == 0;
+                            store_block::<S, T>(target, S::LANES, S::LANES, width, source, stream && whole);
                         } else {
-                            store_block::<S, T>(target, count, columns, width, source);
+                            store_block::<S, T>(target, count, columns, width, source, false);
                         }
+                        f += columns;
                     }
                 }
             }
@@ -169,7 +191,8 @@ pub(super) unsafe fn store<S: Simd<Real = T::Real>, T: Element, const NV: usize>
     }
 }
 
-/// Turns `columns` panel rows into `count` batch rows of `columns` features: the way back of [`load_block`].
+/// Turns `columns` panel rows into `count` batch rows of `columns` features: the way back of [`load_block`]. `stream`
+/// asks for stores past the caches, which whole aligned vectors allow.
 ///
 /// # Safety
 /// As for [`store`].
@@ -180,6 +203,7 @@ unsafe fn store_block<S: Simd<Real = T::Real>, T: Element>(
     columns: usize,
     plane: usize,
     source: impl Fn(usize) -> *const S::Real,
+    stream: bool,
 ) {
     // SAFETY: the caller's promise, entry by entry.
     unsafe {
@@ -194,7 +218,8 @@ unsafe fn store_block<S: Simd<Real = T::Real>, T: Element>(
         }
         for r in 0..S::LANES {
             if r < count {
-                T::store::<S>(target.add(r * stride), [blocks[0][r], blocks[1][r]], columns);
+                let (p, planes) = (target.add(r * stride), [blocks[0][r], blocks[1][r]]);
+                if stream { T::stream::<S>(p, planes) } else { T::store::<S>(p, planes, columns) }
             }
         }
     }

@@ -56,6 +56,9 @@ impl Prefetch {
                 (first * view.n + batch.start, (view.n * size, len), (stride * view.n * size, runs), batch.count * size)
             }
         };
+        if compete(rows.0, rows.1) {
+            return Prefetch::nothing();
+        }
         // A run that starts inside a line ends one line later.
         let lines = bytes.div_ceil(LINE) + 1;
         let per_step = (rows.1 * runs.1 * lines).div_ceil(steps.max(1));
@@ -82,6 +85,18 @@ impl Prefetch {
             };
         }
     }
+}
+
+/// Whether rows `distance` bytes apart fall into so few sets of an eight-way cache of 1 MiB that they would push each
+/// other out before they are used.
+fn compete(distance: usize, rows: usize) -> bool {
+    const SETS: usize = 2048;
+    let lines = distance / LINE;
+    if distance % LINE != 0 || lines == 0 {
+        return false;
+    }
+    let shared = 1 << lines.trailing_zeros().min(SETS.trailing_zeros());
+    rows > 4 * (SETS / shared)
 }
 
 #[inline(always)]

@@ -27,10 +27,15 @@ pub struct Tile {
     pub last_lanes: usize,
     /// Outputs `o` of the last-applied factor that are staged before a store; a multiple of eight, or all of them.
     pub last_outputs: usize,
+    /// Whether to store past the caches: the output would only push out what is still needed.
+    pub stream: bool,
 }
 
 /// Vectors of a full panel: with eight rows of weights, 24 of AVX-512's 32 registers accumulate.
 const FULL_PANEL: usize = 3;
+
+/// An output of at least this many core caches is stored past the caches.
+const STREAM_FROM: usize = 8;
 
 impl Tile {
     /// Cuts `problem` for `machine`. `real_bytes` and `planes` say how an element is held in a panel: 4 or 8 bytes, one
@@ -45,14 +50,22 @@ impl Tile {
         let panels = vectors.div_ceil(FULL_PANEL).max(wanted.min(vectors));
         let widest = if panels == 0 { 0 } else { vectors.div_ceil(panels) };
         let row_bytes = widest * machine.vector_bytes * planes;
-        // Half of the core's cache for the staged inputs or outputs; the rest is for weights and hidden activations.
-        let budget = (machine.core_cache / 2 / row_bytes.max(1)).max(1);
-        let first_lanes = lanes_together(first, first.c(), budget, lanes);
+        // Staged inputs may take four fifths of the core's cache, staged outputs the rest; weights pass through.
+        let rows = machine.core_cache / row_bytes.max(1);
+        let (input_rows, output_rows) = ((rows * 4 / 5).max(1), (rows / 5).max(1));
+        let first_lanes = lanes_together(first, first.c(), input_rows, lanes);
         // What a single factor loads together it stores together.
         let last_lanes =
-            if patterns.len() == 1 { first_lanes } else { lanes_together(last, last.b().min(8), budget, lanes) };
-        let outputs = budget / last_lanes / 8 * 8;
-        Tile { panels, vectors, first_lanes, last_lanes, last_outputs: outputs.clamp(8, last.b().max(8)) }
+            if patterns.len() == 1 { first_lanes } else { lanes_together(last, last.b().min(8), output_rows, lanes) };
+        let output_bytes = problem.batch.saturating_mul(problem.chain.rows()).saturating_mul(problem.dtype.size());
+        Tile {
+            panels,
+            vectors,
+            first_lanes,
+            last_lanes,
+            last_outputs: (output_rows / last_lanes / 8 * 8).clamp(8, last.b().max(8)),
+            stream: output_bytes >= STREAM_FROM * machine.core_cache,
+        }
     }
 
     /// The vectors `start..end` of panel `index`; panels differ by at most one vector.

@@ -86,6 +86,15 @@ impl Isa {
     }
 }
 
+/// Orders streamed stores before everything that follows.
+pub(super) fn store_fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE, which has the instruction, is part of the x86-64 baseline.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// A real number that the engine computes with, and its vectors on every instruction set.
 pub trait Real:
     Copy

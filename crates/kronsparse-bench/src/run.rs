@@ -1,0 +1,187 @@
+//! The run: ceilings, then every case with all its algorithms, then the ceilings again.
+
+use kronsparse::DType;
+use kronsparse::measure::{Evictor, Stopwatch, copy_bandwidth, peak_flops, resolution};
+use kronsparse::plan::Algorithm;
+
+use crate::case::{Bench, run_case};
+use crate::definition::{Case, Definition};
+use crate::machine::Machine;
+use crate::random::Random;
+use crate::record::{Ceiling, Record, Row, Settings};
+use crate::{Error, Result};
+
+/// How to measure. [`Options::default`] is what the command does without flags.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Algorithms, in the order of the table.
+    pub algorithms: Vec<Algorithm>,
+    /// Threads; 0 means all cores that this process may use.
+    pub threads: usize,
+    /// Sampling time given to each algorithm on each case, in seconds.
+    pub budget: f64,
+    /// Bytes of weights or scratch above which an algorithm is skipped, with the reason in its row.
+    pub memory_limit: usize,
+    /// Seed of weights, inputs and verification; a fresh one if `None`.
+    pub seed: Option<u64>,
+    /// The command that was typed, for the record.
+    pub command: String,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            algorithms: Algorithm::ALL.to_vec(),
+            threads: 0,
+            budget: 0.3,
+            memory_limit: 1 << 30,
+            seed: None,
+            command: String::new(),
+        }
+    }
+}
+
+/// What a run tells of its progress.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The ceilings of an element type are being measured.
+    Ceiling(DType),
+    /// Case `index` of `total` begins.
+    Case {
+        /// Counted from 0.
+        index: usize,
+        /// Number of cases.
+        total: usize,
+        /// The case.
+        case: &'a Case,
+    },
+    /// Within the case: an algorithm is prepared and verified.
+    Verify(Algorithm),
+    /// Within the case: the algorithms are sampled in turn.
+    Sample,
+    /// The case is finished.
+    Done {
+        /// Its rows, one per algorithm.
+        rows: &'a [Row],
+    },
+}
+
+/// Receives events. A closure will do.
+pub type Observer<'a> = &'a mut (dyn FnMut(Event<'_>) + Send);
+
+/// Measures all cases. Wrong or failing algorithms are rows of the record, not errors.
+pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) -> Result<Record> {
+    if options.algorithms.is_empty() {
+        let why = "expected at least one algorithm to measure, found none".into();
+        return Err(Error::Definition { place: "algorithms".into(), why });
+    }
+    if !(options.budget >= 0.0 && options.budget.is_finite()) {
+        let why = format!("expected a sampling time of at least 0 seconds, found {}", options.budget);
+        return Err(Error::Definition { place: "budget".into(), why });
+    }
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        given => given,
+    };
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|e| Error::Threads { threads, why: e.to_string() })?;
+    Ok(pool.install(|| measure(definition, options, threads, observe)))
+}
+
+/// [`run`] inside the pool of `threads` threads, in which algorithms, ceilings and cache sweeps all take place.
+fn measure(definition: &Definition, options: &Options, threads: usize, observe: Observer<'_>) -> Record {
+    let watch = Stopwatch::start();
+    let date = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let seed = options.seed.unwrap_or_else(Random::fresh_seed);
+    let mut evictor = Evictor::new();
+
+    let mut ceilings = Vec::new();
+    raise_ceilings(&mut ceilings, definition, threads, evictor.bytes(), observe);
+    let mut bench = Bench {
+        algorithms: &options.algorithms,
+        threads,
+        seed,
+        budget: options.budget,
+        memory_limit: options.memory_limit,
+        evictor: &mut evictor,
+    };
+    let mut rows = Vec::new();
+    let total = definition.cases.len();
+    for (index, case) in definition.cases.iter().enumerate() {
+        observe(Event::Case { index, total, case });
+        let found = run_case(case, &mut bench, observe);
+        observe(Event::Done { rows: &found });
+        rows.extend(found);
+    }
+    // The machine may have been busier at the start than at the end, or the other way round: the best of both counts.
+    raise_ceilings(&mut ceilings, definition, threads, evictor.bytes(), observe);
+
+    let settings = Settings {
+        definition: definition.name.clone(),
+        description: definition.description.clone(),
+        command: options.command.clone(),
+        date,
+        duration_s: watch.seconds(),
+        threads,
+        seed,
+        budget_s: options.budget,
+        memory_limit: options.memory_limit,
+        evicted_bytes: evictor.bytes(),
+        clock_resolution_s: resolution(),
+    };
+    let mut record = Record { machine: Machine::detect(), settings, ceilings, rows };
+    share_of_roofline(&mut record);
+    record
+}
+
+/// Measures the ceilings of every element type of the definition and keeps the better of old and new.
+fn raise_ceilings(
+    ceilings: &mut Vec<Ceiling>,
+    definition: &Definition,
+    threads: usize,
+    evicted: usize,
+    observe: Observer<'_>,
+) {
+    let mut dtypes: Vec<DType> = definition.cases.iter().map(|c| c.problem.dtype).collect();
+    dtypes.sort_unstable();
+    dtypes.dedup();
+    // Types that are accumulated alike share one measurement.
+    let accumulator = |dtype| if matches!(dtype, DType::F16 | DType::Bf16) { DType::F32 } else { dtype };
+    let mut measured: Vec<(DType, f64)> = Vec::new();
+    let bytes_per_second = copy_bandwidth(2 * evicted, 0.3);
+    for dtype in dtypes {
+        let wide = accumulator(dtype);
+        let flops_per_second = match measured.iter().find(|m| m.0 == wide) {
+            Some(&(_, known)) => known,
+            None => {
+                observe(Event::Ceiling(wide));
+                let peak = peak_flops(wide, 0.5);
+                measured.push((wide, peak));
+                peak
+            }
+        };
+        match ceilings.iter_mut().find(|c| c.dtype == dtype) {
+            Some(old) => {
+                old.flops_per_second = old.flops_per_second.max(flops_per_second);
+                old.bytes_per_second = old.bytes_per_second.max(bytes_per_second);
+            }
+            None => ceilings.push(Ceiling { dtype, threads, flops_per_second, bytes_per_second }),
+        }
+    }
+}
+
+/// Fills in the share of the roofline of every row that has a time.
+fn share_of_roofline(record: &mut Record) {
+    let shares: Vec<Option<f64>> = record
+        .rows
+        .iter()
+        .map(|row| {
+            let ceiling = record.ceiling(row)?;
+            let best = row.problem().roofline_seconds(ceiling.flops_per_second, ceiling.bytes_per_second);
+            row.median_s.map(|median| best / median)
+        })
+        .collect();
+    record.rows.iter_mut().zip(shares).for_each(|(row, share)| row.roofline_share = share);
+}
