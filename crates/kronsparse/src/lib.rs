@@ -1,4 +1,7 @@
-//! Fast multiplication by Kronecker-sparse matrices and their products (butterfly, Monarch).
+// The library: everything but the command line and the reports.
+#![doc = include_str!("../../../README.md")]
+//!
+//! # The code
 //!
 //! The stages, in order; each is one module whose output is the next one's input:
 //!

@@ -38,7 +38,7 @@ pub fn splice(text: &str, name: &str, table: &str) -> Option<String> {
 }
 
 /// A Markdown table; the columns named in `left` are aligned to the left, all others to the right.
-fn lay_out(header: &[&str], left: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn lay_out(header: &[&str], left: &[&str], rows: &[Vec<String>]) -> String {
     let escape = |cell: &str| cell.replace('|', "\\|").replace('\n', " ");
     let mut out = format!("| {} |\n|", header.join(" | "));
     for name in header {

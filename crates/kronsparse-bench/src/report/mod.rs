@@ -1,5 +1,6 @@
 //! A record as people read it: a table for the terminal, Markdown tables for a README, one HTML page.
 
+pub mod conversion;
 mod html;
 pub mod markdown;
 mod plots;

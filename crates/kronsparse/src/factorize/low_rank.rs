@@ -7,8 +7,43 @@ use faer::{Accum, Mat, MatMut, MatRef, Par, Side as Triangle};
 use crate::scalar::Wide;
 
 /// `f64` and `Complex64`: what the library of decompositions and our own loops both compute with.
-pub(super) trait Field: Wide + ComplexField<Real = f64> {}
-impl<W: Wide + ComplexField<Real = f64>> Field for W {}
+///
+/// The two operations are methods, not generic functions, so that the decompositions are compiled in this crate, once, and
+/// not in every crate that factorizes.
+pub(super) trait Field: Wide + ComplexField<Real = f64> {
+    /// [`truncate`].
+    fn truncate(
+        block: &[Self],
+        sizes: Sizes,
+        weight: Weight,
+        unit_roundoff: f64,
+        left: &mut [Self],
+        right: &mut [Self],
+    ) -> Result<Energy, String>;
+    /// [`shift`].
+    fn shift(sizes: Sizes, to: Weight, left: &mut [Self], right: &mut [Self]);
+}
+
+macro_rules! field {
+    ($($t:ty),*) => {$(
+        impl Field for $t {
+            fn truncate(
+                block: &[$t],
+                sizes: Sizes,
+                weight: Weight,
+                unit_roundoff: f64,
+                left: &mut [$t],
+                right: &mut [$t],
+            ) -> Result<Energy, String> {
+                truncate(block, sizes, weight, unit_roundoff, left, right)
+            }
+            fn shift(sizes: Sizes, to: Weight, left: &mut [$t], right: &mut [$t]) {
+                shift(sizes, to, left, right);
+            }
+        }
+    )*};
+}
+field!(f64, num_complex::Complex64);
 
 /// Which factor of a product `left · right` carries its magnitude; the other one is (pseudo-)orthonormal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +85,7 @@ const CLEARLY_INEXACT: f64 = 6e-4;
 /// below `sqrt(u)` of the largest only vaguely. So its result is kept only if the error, which is measured on the
 /// block itself, shows that this did not matter: exact to rounding of the stored type, or so inexact that the lost digits
 /// are not seen. Anything between is done by the SVD.
-pub(super) fn truncate<W: Field>(
+fn truncate<W: Field>(
     block: &[W],
     sizes: Sizes,
     weight: Weight,
@@ -95,7 +130,7 @@ pub(super) fn truncate<W: Field>(
 
 /// Makes one factor of `left · right` orthonormal without changing the product: QR of `left` for [`Weight::Right`], of
 /// the adjoint of `right` for [`Weight::Left`].
-pub(super) fn shift<W: Field>(sizes: Sizes, to: Weight, left: &mut [W], right: &mut [W]) {
+fn shift<W: Field>(sizes: Sizes, to: Weight, left: &mut [W], right: &mut [W]) {
     let Sizes { m, n, rank } = sizes;
     let l = MatRef::from_row_major_slice(&*left, m, rank).to_owned();
     let r = MatRef::from_row_major_slice(&*right, rank, n).to_owned();

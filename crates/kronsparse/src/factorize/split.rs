@@ -12,7 +12,7 @@
 
 use rayon::prelude::*;
 
-use super::low_rank::{Energy, Field, Sizes, Weight, shift, truncate};
+use super::low_rank::{Energy, Field, Sizes, Weight};
 use crate::{Error, Pattern, Result};
 
 /// A chainable pair of patterns and the numbers above.
@@ -90,7 +90,7 @@ impl Split {
             let mut energy = Energy::default();
             let parts = lefts.chunks_mut(sizes.m * sizes.rank).zip(rights.chunks_mut(sizes.rank * sizes.n));
             for (block, (left, right)) in buffer.chunks(sizes.m * sizes.n).zip(parts) {
-                let one = truncate(block, sizes, weight, unit_roundoff, left, right).map_err(|why| {
+                let one = W::truncate(block, sizes, weight, unit_roundoff, left, right).map_err(|why| {
                     let what = format!("splitting {} into {} and {}", self.whole, self.left, self.right);
                     Error::Numerical { what, why }
                 })?;
@@ -113,7 +113,7 @@ impl Split {
                 let entries = r.chunks_mut(sizes.n).enumerate();
                 entries
                     .for_each(|(s, row)| (0..).zip(row).for_each(|(c, x)| *x = right[self.right_index(&place, s, c)]));
-                shift(sizes, to, l, r);
+                W::shift(sizes, to, l, r);
             }
             Ok(Energy::default())
         })?;
