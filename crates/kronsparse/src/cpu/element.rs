@@ -23,6 +23,9 @@ pub trait Element: Sized + Copy + Send + Sync + 'static {
 
     #[doc(hidden)]
     fn planes(self) -> [Self::Real; 2];
+    /// From planes, rounded.
+    #[doc(hidden)]
+    fn from_planes(planes: [Self::Real; 2]) -> Self;
     #[doc(hidden)]
     fn widen_compute(self) -> Self::Compute;
     #[doc(hidden)]
@@ -125,6 +128,9 @@ macro_rules! full {
             fn planes(self) -> [$t; 2] {
                 [self, 0.0]
             }
+            fn from_planes(planes: [$t; 2]) -> $t {
+                planes[0]
+            }
             fn widen_compute(self) -> $t {
                 self
             }
@@ -165,6 +171,9 @@ macro_rules! half {
             fn planes(self) -> [f32; 2] {
                 [self.to_f32(), 0.0]
             }
+            fn from_planes(planes: [f32; 2]) -> Self {
+                Self::from_f32(planes[0])
+            }
             fn widen_compute(self) -> f32 {
                 self.to_f32()
             }
@@ -198,6 +207,9 @@ macro_rules! complex {
             const PLANES: usize = 2;
             fn planes(self) -> [$real; 2] {
                 [self.re, self.im]
+            }
+            fn from_planes(planes: [$real; 2]) -> $t {
+                Complex::new(planes[0], planes[1])
             }
             fn widen_compute(self) -> $t {
                 self

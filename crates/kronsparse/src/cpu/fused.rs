@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dispatch::Job;
 use super::element::Element;
+use super::narrow::{self, Narrow};
 use super::panel::{self, Batch, Epilogue, View};
 use super::prefetch::Prefetch;
 use super::simd::{Isa, Simd};
@@ -20,20 +21,22 @@ use crate::{Chain, Pattern, Scalar};
 #[derive(Debug)]
 pub(super) struct FusedChain<R> {
     /// In the order of application: right to left.
-    stages: Vec<Stage<R>>,
+    pub(super) stages: Vec<Stage<R>>,
     /// Where the first-applied factor wants each feature of one of its blocks `i`: `j·c + l` for column `(l, j)`.
-    first_row: Vec<usize>,
-    epilogue: Epilogue<R>,
+    pub(super) first_row: Vec<usize>,
+    pub(super) epilogue: Epilogue<R>,
     products: [Product<R>; 3],
+    /// For batches that would leave most of a panel empty.
+    pub(super) narrow: [Narrow<R>; narrow::WIDEST],
     isa: Isa,
     planes: usize,
 }
 
 #[derive(Debug)]
-struct Stage<R> {
-    factor: PackedFactor<R>,
+pub(super) struct Stage<R> {
+    pub(super) factor: PackedFactor<R>,
     /// Where the next factor wants each output feature: `(i·d + j)·c + l` for its column `(i, l, j)`. Empty for the last.
-    next_row: Vec<usize>,
+    pub(super) next_row: Vec<usize>,
 }
 
 /// The independent pieces of one multiplication, and what each needs.
@@ -72,6 +75,7 @@ impl<R: super::simd::Real> FusedChain<R> {
             first_row,
             epilogue,
             products: tile::products(isa, T::PLANES),
+            narrow: narrow::kernels(isa),
             isa,
             planes: T::PLANES,
         }
@@ -91,7 +95,7 @@ impl<R: super::simd::Real> FusedChain<R> {
         }
     }
 
-    fn first(&self) -> Pattern {
+    pub(super) fn first(&self) -> Pattern {
         self.stages[0].factor.pattern
     }
     fn last(&self) -> Pattern {

@@ -7,6 +7,7 @@ mod dispatch;
 mod element;
 mod fused;
 mod machine;
+mod narrow;
 mod operator;
 mod panel;
 mod prefetch;

@@ -3,6 +3,7 @@
 use super::classic::ClassicChain;
 use super::element::Element;
 use super::fused::{FusedChain, Work};
+use super::narrow;
 use super::panel::{Epilogue, View};
 use super::scratch::Scratch;
 use super::simd::Isa;
@@ -107,6 +108,7 @@ impl<T: Scalar> Operator<T> {
     /// Bytes of scratch that [`Operator::apply_with`] needs for a batch of `n`.
     pub fn apply_scratch(&self, n: usize, layout: Layout) -> usize {
         match &self.engine {
+            Engine::Fused(chain) if Self::is_narrow(n) => narrow::scratch(chain, n) * size_of::<T::Real>(),
             Engine::Fused(chain) => {
                 let tile = self.tile(n, layout);
                 let work = Work::<T>::items_of(chain, &tile);
@@ -131,6 +133,12 @@ impl<T: Scalar> Operator<T> {
             return Ok(());
         }
         match &self.engine {
+            Engine::Fused(chain) if Self::is_narrow(n) => {
+                let numbers = narrow::scratch(chain, n);
+                let buffer = &mut scratch.numbers::<T::Real>(numbers * size_of::<T::Real>())[..numbers];
+                let y = View { data: y.as_mut_ptr(), n, features: self.rows(), layout, stream: false };
+                narrow::multiply(chain, x, y, self.threads(), buffer);
+            }
             Engine::Fused(chain) => {
                 let tile = self.tile(n, layout);
                 let x = View { data: x.as_ptr().cast_mut(), n, features: self.cols(), layout, stream: false };
@@ -188,6 +196,10 @@ impl<T: Scalar> Operator<T> {
 
     fn workers(&self, items: usize) -> usize {
         self.threads().min(items).max(1)
+    }
+
+    fn is_narrow(n: usize) -> bool {
+        T::PLANES == 1 && n <= narrow::WIDEST
     }
 
     fn converts() -> bool {

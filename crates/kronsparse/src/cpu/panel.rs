@@ -154,7 +154,7 @@ pub(super) unsafe fn store<S: Simd<Real = T::Real>, T: Element, const NV: usize>
         if !epilogue.is_identity() {
             for f in 0..len {
                 let numbers = std::slice::from_raw_parts_mut(panel.add(row(f) * pitch), pitch);
-                epilogue.apply::<NV>(first + f, numbers, T::PLANES);
+                epilogue.apply(first + f, numbers, T::PLANES);
             }
         }
         match view.layout {
@@ -244,7 +244,7 @@ impl<R: Real> Epilogue<R> {
     }
 
     #[inline(always)]
-    fn apply<const NV: usize>(&self, feature: usize, numbers: &mut [R], planes: usize) {
+    pub(super) fn apply(&self, feature: usize, numbers: &mut [R], planes: usize) {
         if let Some(bias) = &self.bias {
             let plane = numbers.len() / planes;
             for (numbers, &bias) in numbers.chunks_exact_mut(plane).zip(&bias[feature]) {
