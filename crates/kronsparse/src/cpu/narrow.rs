@@ -116,7 +116,7 @@ unsafe fn tile<R: Real, const ROWS: usize, const W: usize>(
     o: usize,
     put: &mut dyn FnMut(usize, &[R]),
 ) {
-    // Several sums side by side hide the latency of one; a batch of four or more is enough of them by itself.
+    // Several sums side by side hide the latency of one; a single vector needs more of them.
     let apart = if W == 1 { 4 } else { 2 };
     let mut total = [[R::default(); ROWS]; W];
     let mut from = 0;

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// An algorithm for multiplying by a chain on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Algorithm {
-    /// The planner's choice.
+    /// The planner's choice; at present always [`Algorithm::Fused`].
     #[default]
     Auto,
     /// Ours: the whole chain tile by tile of the batch, no permutation through memory.

@@ -68,7 +68,8 @@ impl<C: Compute> Kernel<C> for Csr<C> {
 }
 
 /// Block-sparse rows: `b × c` dense blocks where `d = 1`; where `d > 1` the non-zero blocks are the `d × d` diagonals,
-/// stored densely with their zeros, which is what the format does to a Kronecker-sparse matrix.
+/// stored densely with their zeros, which is what the format does to a Kronecker-sparse matrix. The stored zeros are
+/// multiplied too, so a NaN or an infinity in `X` spreads over its block.
 #[derive(Debug)]
 pub(super) struct Bsr<C> {
     pattern: Pattern,
@@ -99,8 +100,6 @@ impl<C: Compute> Bsr<C> {
         Bsr { pattern: p, block: [d, d], columns, per_row: c, values }
     }
 
-    /// Adds the products of the stored zeros too, so that a NaN or an infinity in `X` spreads over its block: callers
-    /// see what the format does. Only where it is harmless is it used for verification.
     fn block_rows(&self) -> usize {
         self.columns.len() / self.per_row
     }
