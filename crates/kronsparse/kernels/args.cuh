@@ -1,0 +1,15 @@
+// What every kernel of this folder is given. The host's copy is `cuda::launch::Args`; both sides assert its size.
+#pragma once
+#include "ptx.cuh"
+
+namespace ks {
+
+struct Args {
+  const void* x;     // batch-first [n][a][c][d], batch-last [a][c][d][n]
+  const void* w;     // packed by the host for this kernel
+  const void* bias;  // a·b·d numbers of the output's type, or null
+  void* y;           // batch-first [n][a][b][d], batch-last [a][b][d][n]
+  i64 n;             // vectors
+};
+
+}  // namespace ks
