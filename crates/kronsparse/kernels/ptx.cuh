@@ -13,8 +13,10 @@ using i64 = long long;
 #include "emulator.h"
 #else
 
-#define KS_DEVICE static __device__ __forceinline__
+#define KS_DEVICE __device__ __forceinline__
 #define KS_UNROLL _Pragma("unroll")
+#define KS_PRAGMA(TEXT) _Pragma(#TEXT)
+#define KS_UNROLL_BY(TIMES) KS_PRAGMA(unroll TIMES)
 // The entry point of a generated source. `THREADS` per block; one block per multiprocessor at least.
 #define KS_KERNEL(THREADS) extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #define KS_PARAMETER const __grid_constant__

@@ -1,0 +1,48 @@
+// Names of the element types for template arguments, and how numbers of each are stored.
+#pragma once
+#include "ptx.cuh"
+
+namespace ks {
+
+struct F16 {};
+struct BF16 {};
+struct TF32 {};  // stored as f32, multiplied with 10 bits after the point
+struct F32 {};   // on tensor cores: three TF32 products
+struct F64 {};
+
+// Bytes of a stored number.
+template <class T> struct Bytes { static constexpr int value = 4; };
+template <> struct Bytes<F16> { static constexpr int value = 2; };
+template <> struct Bytes<BF16> { static constexpr int value = 2; };
+template <> struct Bytes<F64> { static constexpr int value = 8; };
+
+template <class A, class B> struct IsSame { static constexpr bool value = false; };
+template <class A> struct IsSame<A, A> { static constexpr bool value = true; };
+
+// What the tensor cores multiply.
+template <class T> struct Multiply { using Type = T; };
+template <> struct Multiply<F32> { using Type = TF32; };
+
+// One stored number as f32.
+template <class T> struct Number {
+  static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
+};
+template <> struct Number<F16> {
+  static KS_DEVICE float load(const void* p) { return widen_f16(load_global2(p)); }
+};
+template <> struct Number<BF16> {
+  static KS_DEVICE float load(const void* p) { return widen_bf16(load_global2(p)); }
+};
+
+// f32 numbers rounded to 16 bytes of the stored type.
+template <class T> struct Pack {
+  static KS_DEVICE U4 unit(const float (&v)[4]) { return {{bits(v[0]), bits(v[1]), bits(v[2]), bits(v[3])}}; }
+};
+template <> struct Pack<F16> {
+  static KS_DEVICE U4 unit(const float (&v)[8]) { return {{pack_f16(v[0], v[1]), pack_f16(v[2], v[3]), pack_f16(v[4], v[5]), pack_f16(v[6], v[7])}}; }
+};
+template <> struct Pack<BF16> {
+  static KS_DEVICE U4 unit(const float (&v)[8]) { return {{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])}}; }
+};
+
+}  // namespace ks
