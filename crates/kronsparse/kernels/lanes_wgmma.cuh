@@ -50,16 +50,18 @@ template <class Tile> struct Shape : Tile {
   static constexpr int STAGE_BYTES = X_BYTES + W_BYTES;
   static constexpr int CHUNKS = (Tile::C + Tile::DEPTH - 1) / Tile::DEPTH;  // stages of a tile
   static constexpr int CLUSTER = Tile::SHARE_X * Tile::SHARE_W;
+  static constexpr int X_PARTS = Tile::SHARE_X == 3 ? 4 : Tile::SHARE_X == 6 ? 8 : Tile::SHARE_X;  // boxes of rows of a stage
   static constexpr int LANE_TILES = LAST ? Tile::D : (Tile::D + LANES - 1) / LANES;
   static constexpr int OUT_TILES = (Tile::B + OUTS - 1) / OUTS;
   static constexpr int OUT_TEAMS = (OUT_TILES + Tile::SHARE_X - 1) / Tile::SHARE_X;
   static constexpr i64 TEAMS = static_cast<i64>(Tile::A) * LANE_TILES * OUT_TEAMS;  // clusters side by side for the same vectors
   // Stores: through shared memory by the copy engine, or 16 bytes straight from a thread: TOGETHER outputs of all lanes.
   static constexpr int STAGED_OUTS = Tile::STAGED_OUTS;
-  static constexpr int Y_BYTES = STAGED_OUTS ? ROWS * STAGED_OUTS * LANES * SIZE * Tile::OUT_GROUPS : 0;
+  static constexpr int Y_BUFFER = ROWS * STAGED_OUTS * LANES * SIZE;
+  static constexpr int Y_BYTES = 2 * Y_BUFFER * Tile::OUT_GROUPS;
   static constexpr int TOGETHER = Tile::TOGETHER;
   static constexpr int THREADS = 128 * (GROUPS + 1);
-  static constexpr int PRODUCER_REGISTERS = 24;
+  static constexpr int PRODUCER_REGISTERS = 40;
   static constexpr int CONSUMER_REGISTERS = Tile::CONSUMER_REGISTERS;
   static_assert(Tile::DEPTH % STEP == 0 && X_BYTES % 1024 == 0 && W_BYTES % 128 == 0 && STAGE_BYTES % 1024 == 0);
 };
@@ -100,7 +102,16 @@ template <class S> struct Gather {
           // The thread's numbers of this row, [slot][lane] of the fragments, as 32-bit words.
           constexpr int COUNT = S::SLOTS * L, WORDS = COUNT * S::SIZE / 4;
           u32 w[WORDS];
-          if constexpr (S::GEOMETRY == LINES && S::D < S::UNIT * S::SLOTS && S::UNIT % S::D == 0) {
+          if constexpr (S::GEOMETRY == LINES && L * S::SIZE < 16 && L < S::D) {
+            // Several warpgroups share the lanes of a unit: each reads its own.
+            KS_UNROLL
+            for (int r = 0; r < S::SLOTS; ++r) {
+              const u32 at = l_of_slot(step, q, r) * S::D + group_lane * L;
+              const u8* from = line(x, row, at / S::UNIT) + at % S::UNIT * S::SIZE;
+              if constexpr (L * S::SIZE == 4) w[r] = load_shared4(from);
+              else put(w, 2 * r, load_shared8(from));
+            }
+          } else if constexpr (S::GEOMETRY == LINES && S::D < S::UNIT * S::SLOTS && S::UNIT % S::D == 0) {
             // 16 bytes hold UNIT / D consecutive l's: several slots, or (d = 1, and f32 with d = 2 or less) several steps.
             constexpr int PER_UNIT = S::UNIT / S::D;  // l's
             if constexpr (PER_UNIT >= S::SLOTS) {
@@ -164,6 +175,21 @@ template <class S> struct Gather {
   }
 
  private:
+  // The l that slot `r` of a thread stands for, in the geometry LINES.
+  static KS_DEVICE u32 l_of_slot(int step, u32 q, int r) {
+    if constexpr (S::D >= S::UNIT) {
+      return step * S::STEP + q + 4 * r;
+    } else {
+      constexpr int PER_UNIT = S::UNIT / S::D;
+      if constexpr (PER_UNIT >= S::SLOTS) {
+        constexpr int STEPS_PER_UNIT = PER_UNIT / S::SLOTS;
+        return ((step / STEPS_PER_UNIT) * 4 + q) * PER_UNIT + step % STEPS_PER_UNIT * S::SLOTS + r;
+      } else {
+        constexpr int UNITS = S::SLOTS / PER_UNIT;
+        return (step * 4 * UNITS + q + 4 * (r / PER_UNIT)) * PER_UNIT + r % PER_UNIT;
+      }
+    }
+  }
   // Address of 16-byte unit `unit` of a row in the geometry LINES.
   static KS_DEVICE const u8* line(const u8* x, u32 row, u32 unit) {
     return x + (unit >> 3) * (S::ROWS * 128) + row * 128 + (((unit ^ row) & 7) << 4);
@@ -236,22 +262,26 @@ template <class S> KS_DEVICE void produce(const Args& args, const TensorMap* map
       barrier_wait(&ring.empty[stage], parity);
       u64* full = &ring.full[stage];
       barrier_expect(full, S::STAGE_BYTES);
-      constexpr int PART_ROWS = S::ROWS / SX;
+      // The blocks that share X take turns: one part of the rows each, or every third of four and sixth of eight.
+      constexpr int PART_ROWS = S::ROWS / S::X_PARTS;
       if constexpr (S::LAST) {
-        constexpr int BOX = 128 / S::SIZE, BOXES = S::ROWS / BOX / SX;
-        for (int k = 0; k < BOXES; ++k) {
-          const int box = x_part * BOXES + k;
+        constexpr int BOX = 128 / S::SIZE;
+        for (int box = x_part; box < S::ROWS / BOX; box += SX)
           bring<S>(ring.x(stage) + box * (S::DEPTH * 128), map, full, row0 + box * BOX, p.lane_tile, chunk * S::DEPTH, p.super_block, x_mask);
-        }
-      } else if constexpr (S::GEOMETRY == LINES) {
-        constexpr int LINE = 128 / S::SIZE, COUNT = S::DEPTH * S::D / LINE;
-        for (int k = 0; k < COUNT; ++k)
-          bring<S>(ring.x(stage) + k * (S::ROWS * 128) + x_part * (PART_ROWS * 128), map, full, (chunk * COUNT + k) * LINE, p.super_block, row0 + x_part * PART_ROWS, 0, x_mask);
-      } else if constexpr (S::GEOMETRY == RUNS) {
-        constexpr int RUN = S::DEPTH * S::D;
-        bring<S>(ring.x(stage) + x_part * (PART_ROWS * RUN * S::SIZE), map, full, chunk * RUN, p.super_block, row0 + x_part * PART_ROWS, 0, x_mask);
       } else {
-        bring<S>(ring.x(stage) + x_part * (PART_ROWS * S::DEPTH * S::LANES * S::SIZE), map, full, p.lane_tile * S::LANES, chunk * S::DEPTH, p.super_block, row0 + x_part * PART_ROWS, x_mask);
+        for (int part = x_part; part < S::X_PARTS; part += SX) {
+          const int first = part * PART_ROWS;
+          if constexpr (S::GEOMETRY == LINES) {
+            constexpr int LINE = 128 / S::SIZE, COUNT = S::DEPTH * S::D / LINE;
+            for (int k = 0; k < COUNT; ++k)
+              bring<S>(ring.x(stage) + k * (S::ROWS * 128) + first * 128, map, full, (chunk * COUNT + k) * LINE, p.super_block, row0 + first, 0, x_mask);
+          } else if constexpr (S::GEOMETRY == RUNS) {
+            constexpr int RUN = S::DEPTH * S::D;
+            bring<S>(ring.x(stage) + first * (RUN * S::SIZE), map, full, chunk * RUN, p.super_block, row0 + first, 0, x_mask);
+          } else {
+            bring<S>(ring.x(stage) + first * (S::DEPTH * S::LANES * S::SIZE), map, full, p.lane_tile * S::LANES, chunk * S::DEPTH, p.super_block, row0 + first, x_mask);
+          }
+        }
       }
       constexpr int PART = S::W_BYTES / SW;
       const u8* from = w + static_cast<i64>(chunk) * S::W_BYTES + w_part * PART;
@@ -269,7 +299,7 @@ template <class S> struct Finish {
 
   // `group` numbers the warpgroups as rows, lanes, outputs.
   static KS_DEVICE void store(const Args& args, const TensorMap* y_map, const Ring<S>& ring, const Place& p, float (&sums)[S::PRODUCTS][S::SUMS],
-                              u32 group_row, u32 group_lane, u32 group_out, u32 warp, u32 g, u32 q) {
+                              u32 group_row, u32 group_lane, u32 group_out, u32 warp, u32 g, u32 q, u32& buffers) {
     const u32 spread = Gather<S>::row_of(g);
     const int out0 = p.out_tile * S::OUTS + group_out * S::OUTS_PER_GROUP;
     if constexpr (S::LAST) {
@@ -290,9 +320,10 @@ template <class S> struct Finish {
         }
       }
     } else if constexpr (S::STAGED_OUTS != 0) {
-      staged(args, y_map, ring, p, sums, group_row, group_lane, group_out, warp, spread, q);
+      staged(args, y_map, ring, p, sums, group_row, group_lane, group_out, warp, spread, q, buffers);
     } else {
       // TOGETHER outputs of all lanes are consecutive: units of 16 bytes.
+      static_assert(L == S::D, "a thread holds all lanes of an output");
       constexpr int RUN = S::TOGETHER * L, UNITS = RUN / S::UNIT;
       KS_UNROLL
       for (int mt = 0; mt < S::MTILES; ++mt) {
@@ -325,17 +356,19 @@ template <class S> struct Finish {
   }
 
  private:
-  // [out group][row][STAGED_OUTS][LANES] per round; the warpgroups of an out group and of all rows fill it, one thread sends it.
+  // [row][STAGED_OUTS][LANES] per round; the warpgroups of an out group, with all rows and lanes, fill one of two buffers while
+  // the copy engine still empties the other; one thread sends them.
   static KS_DEVICE void staged(const Args& args, const TensorMap* y_map, const Ring<S>& ring, const Place& p, float (&sums)[S::PRODUCTS][S::SUMS],
-                               u32 group_row, u32 group_lane, u32 group_out, u32 warp, u32 spread, u32 q) {
+                               u32 group_row, u32 group_lane, u32 group_out, u32 warp, u32 spread, u32 q, u32& buffers) {
     constexpr int PER_ROUND = S::STAGED_OUTS / 4, ROUNDS = S::SUMS / 2 / PER_ROUND;
-    u8* buffer = ring.staging + group_out * (S::ROWS * S::STAGED_OUTS * S::LANES * S::SIZE);
     const bool sender = thread_index() % 128 == 0 && group_row == 0 && group_lane == 0;
     constexpr u32 TEAM = 128 * S::ROW_GROUPS * S::LANE_GROUPS;
     const int out0 = p.out_tile * S::OUTS + group_out * S::OUTS_PER_GROUP;
     KS_UNROLL
     for (int round = 0; round < ROUNDS; ++round) {
-      if (sender) bulk_wait_read<0>();
+      u8* buffer = ring.staging + (group_out * 2 + buffers) * S::Y_BUFFER;
+      buffers ^= 1;
+      if (sender) bulk_wait_read<1>();
       sync_some(1 + group_out, TEAM);
       KS_UNROLL
       for (int mt = 0; mt < S::MTILES; ++mt) {
@@ -347,11 +380,11 @@ template <class S> struct Finish {
             const int m = round * PER_ROUND + k;
             const int o = k * 4 + q;
             KS_UNROLL
-            for (int u = 0; u < L / S::UNIT; ++u) {
-              float v[S::UNIT];
+            for (int u = 0; u < (L + S::UNIT - 1) / S::UNIT; ++u) {
+              float v[S::UNIT] = {};
               const u32 lane = group_lane * L + u * S::UNIT;
               KS_UNROLL
-              for (int e = 0; e < S::UNIT; ++e) {
+              for (int e = 0; e < S::UNIT && u * S::UNIT + e < L; ++e) {
                 v[e] = sums[mt * L + u * S::UNIT + e][(m / 2) * 4 + h * 2 + m % 2];
                 if constexpr (S::BIAS) {
                   const int out = out0 + round * S::STAGED_OUTS + o, j = p.lane_tile * S::LANES + lane + e;
@@ -359,7 +392,11 @@ template <class S> struct Finish {
                 }
               }
               finish(v, 0.f);
-              store_shared16(buffer + ((row * S::STAGED_OUTS + o) * S::LANES + lane) * S::SIZE, Pack<T>::unit(v));
+              u8* to = buffer + ((row * S::STAGED_OUTS + o) * S::LANES + lane) * S::SIZE;
+              const U4 unit = Pack<T>::unit(v);
+              if constexpr (L * S::SIZE >= 16) store_shared16(to, unit);
+              else if constexpr (L * S::SIZE == 8) store_shared8(to, {{unit.v[0], unit.v[1]}});
+              else store_shared4(to, unit.v[0]);
             }
           }
         }
@@ -367,7 +404,10 @@ template <class S> struct Finish {
       fence_async();
       sync_some(1 + group_out, TEAM);
       if (sender) {
-        tensor_store(y_map, buffer, p.lane_tile * S::LANES, out0 + round * S::STAGED_OUTS, p.super_block, static_cast<int>(p.row_tile * S::ROWS));
+        const int out = out0 + round * S::STAGED_OUTS, row = static_cast<int>(p.row_tile * S::ROWS);
+        // With all lanes, the outputs of a vector are one run.
+        if constexpr (S::LANES == S::D) tensor_store(y_map, buffer, out * S::D, p.super_block, row, 0);
+        else tensor_store(y_map, buffer, p.lane_tile * S::LANES, out, p.super_block, row);
         bulk_commit();
       }
     }
@@ -396,12 +436,21 @@ template <class S> KS_DEVICE void release(const Ring<S>& ring, int stage, u32 ra
   }
 }
 
-// x = high + low in TF32. What is not finite goes into `low` alone: high · (low part of a weight) would make a NaN of ∞ · 0.
-KS_DEVICE u32 split(float x, u32& low) {
-  const u32 high = round_tf32(x);
-  const bool finite = (high & 0x7F800000u) != 0x7F800000u;
-  low = finite ? round_tf32(x - float_of(high)) : bits(x);
-  return finite ? high : 0;
+// x = high + low, of which the tensor cores read the first 11 bits each: together 22, cut off and not rounded, which is enough
+// and costs least. What is not finite goes into `low` alone: ∞ · (low part of a weight) may be ∞ · 0.
+KS_DEVICE u32 split(u32 x, u32& low) {
+  const bool finite = float_of(x & 0x7FFFFFFFu) < float_of(0x7F800000u);
+  const u32 high = finite ? x & 0xFFFFE000u : 0;
+  low = bits(float_of(x) - float_of(high));
+  return high;
+}
+
+template <int P, int N> KS_DEVICE void clear(float (&sums)[P][N]) {
+  KS_UNROLL
+  for (int p = 0; p < P; ++p) {
+    KS_UNROLL
+    for (int s = 0; s < N; ++s) sums[p][s] = 0.f;
+  }
 }
 
 // A warpgroup: multiplies what the producer brings.
@@ -415,14 +464,14 @@ template <class S> KS_DEVICE void consume(const Args& args, const TensorMap* y_m
   const i64 cluster = block_index() / S::CLUSTER, clusters = grid_size() / S::CLUSTER;
   int stage = 0;
   u32 parity = 0;
+  u32 buffers = 0;  // which staging buffer is next
   int held = -1;  // stage that the last committed group still reads
   for (i64 t = cluster; t < tiles; t += clusters) {
     float sums[P][S::SUMS];
-    KS_UNROLL
-    for (int p = 0; p < P; ++p) {
-      KS_UNROLL
-      for (int s = 0; s < S::SUMS; ++s) sums[p][s] = 0.f;
-    }
+    clear(sums);
+    // Tensor cores cut the sum's last bits off at every step; long f32 sums are therefore added up piece by piece outside.
+    float total[S::PIECE ? P : 1][S::SUMS];
+    if constexpr (S::PIECE != 0) clear(total);
     // Unrolled twice, so that fragments are gathered into one set of registers while wgmma reads the other.
     KS_UNROLL_BY(2)
     for (int chunk = 0; chunk < S::CHUNKS; ++chunk) {
@@ -437,7 +486,7 @@ template <class S> KS_DEVICE void consume(const Args& args, const TensorMap* y_m
           for (int p = 0; p < P; ++p) {
             KS_UNROLL
             for (int r = 0; r < 4; ++r) {
-              if constexpr (S::SPLIT) a[p][r] = split(float_of(a[p][r]), low[p][r]);
+              if constexpr (S::SPLIT) a[p][r] = split(a[p][r], low[p][r]);
               else a[p][r] = round_tf32(float_of(a[p][r]));
             }
           }
@@ -461,11 +510,23 @@ template <class S> KS_DEVICE void consume(const Args& args, const TensorMap* y_m
       }
       held = stage;
       if (++stage == S::STAGES) stage = 0, parity ^= 1;
+      if constexpr (S::PIECE != 0) {
+        if ((chunk + 1) % S::PIECE == 0 || chunk + 1 == S::CHUNKS) {
+          wgmma_wait<0>();
+          KS_UNROLL
+          for (int p = 0; p < P; ++p) {
+            KS_UNROLL
+            for (int s = 0; s < S::SUMS; ++s) total[p][s] += sums[p][s];
+          }
+          clear(sums);
+        }
+      }
     }
     wgmma_wait<0>();
     release<S>(ring, held, rank);
     held = -1;
-    Finish<S>::store(args, y_map, ring, place<S>(t, rank), sums, group_row, group_lane, group_out, warp, g, q);
+    if constexpr (S::PIECE != 0) Finish<S>::store(args, y_map, ring, place<S>(t, rank), total, group_row, group_lane, group_out, warp, g, q, buffers);
+    else Finish<S>::store(args, y_map, ring, place<S>(t, rank), sums, group_row, group_lane, group_out, warp, g, q, buffers);
   }
   bulk_wait_read<0>();
 }

@@ -135,13 +135,15 @@ KS_DEVICE void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.
 KS_DEVICE void barrier_arrive(u64* b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory"); }
 // Arrives and announces `bytes` that asynchronous copies will bring.
 KS_DEVICE void barrier_expect(u64* b, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory"); }
-// Arrives at the barrier at the same offset in block `rank` of the cluster.
+// Arrives at the barrier at the same offset in block `rank` of the cluster. No wider scope than the default: a release at
+// cluster scope waits for all stores of the block, and an acquire empties the L1 cache; neither is needed, as what the barriers
+// guard is read before the arrival and written by the copy engine alone.
 KS_DEVICE void barrier_arrive_at(u64* b, u32 rank) {
-  asm volatile("{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(b)), "r"(rank) : "memory");
+  asm volatile("{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(b)), "r"(rank) : "memory");
 }
 // Waits until the phase of this `parity` has ended (0 for the first one).
 KS_DEVICE void barrier_wait(u64* b, u32 parity) {
-  asm volatile("{\n.reg .pred done;\nAGAIN_%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@!done bra AGAIN_%=;\n}" ::"r"(shared_address(b)), "r"(parity) : "memory");
+  asm volatile("{\n.reg .pred done;\nAGAIN_%=:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra AGAIN_%=;\n}" ::"r"(shared_address(b)), "r"(parity) : "memory");
 }
 
 // The copy engine. `bytes`, both addresses: multiples of 16. Multicast: to the same offset in every block of `mask`.
