@@ -1,6 +1,16 @@
 //! Which NVIDIA GPUs this machine has, asked of the driver at run time. Nothing of CUDA is needed to build, and without a
 //! driver everything else works.
 
+mod cache;
+mod compile;
+mod device;
+mod launch;
+mod libraries;
+mod memory;
+mod operator;
+mod source;
+mod stream;
+
 use std::ffi::{c_char, c_int, c_uint};
 
 use libloading::Library;

@@ -1,0 +1,1 @@
+//! Compiled kernels on the disk: named by content, published by rename, verified on load.

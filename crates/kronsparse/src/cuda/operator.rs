@@ -1,0 +1,1 @@
+//! A chain made ready for multiplication on a GPU.

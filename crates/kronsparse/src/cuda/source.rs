@@ -1,0 +1,1 @@
+//! Stage 3, SOURCE: from a plan to the text that the compiler reads.

@@ -1,0 +1,1 @@
+//! Queues of work on a device, and events that time it.
