@@ -28,38 +28,49 @@ struct Plain {
   static constexpr int W_PER_THREAD = (DEPTH * OUTPUTS * LANES + THREADS - 1) / THREADS;
   static constexpr u32 SHARED_BYTES = static_cast<u32>(sizeof(Sum)) * DEPTH * (X_STRIDE + W_STRIDE);
 
-  // Which element of the staged inputs a thread brings in its `k`-th turn: neighbours are neighbours in memory.
+  // Which element of the staged inputs a thread brings in: neighbours are neighbours in memory. All tile numbers are powers of
+  // two, so the place of element `thread + k · THREADS` is the sum of two places, and the second is a constant.
   struct Place { int l, vector, lane; };
-  KS_DEVICE Place x_place(int e) {
+  static constexpr bool powers() {
+    for (int x : {LANES, OUTPUTS, VECTORS, DEPTH, RO, RV}) if (x <= 0 || (x & (x - 1)) != 0) return false;
+    return true;
+  }
+  static_assert(powers(), "a tile consists of powers of two");
+  KS_DEVICE constexpr Place place(int e) {
     if constexpr (FIRST) return {e / LANES % DEPTH, e / (LANES * DEPTH), e % LANES};
-    return {e / (VECTORS * LANES), e % VECTORS, e / VECTORS % LANES};
+    else return {e / (VECTORS * LANES), e % VECTORS, e / VECTORS % LANES};
   }
-  KS_DEVICE int x_slot(Place p) {
-    return p.l * X_STRIDE + (FIRST ? p.vector * LANES + p.lane : p.lane * VECTORS + p.vector);
-  }
+  KS_DEVICE constexpr int slot(Place p) { return p.l * X_STRIDE + (FIRST ? p.vector * LANES + p.lane : p.lane * VECTORS + p.vector); }
   // The input feature (l = 0) and the output feature (o = 0) of a lane.
   KS_DEVICE i64 input_feature(i64 lane) { return lane / D * (C * D) + lane % D; }
   KS_DEVICE i64 output_feature(i64 lane) { return lane / D * (B * D) + lane % D; }
 
   KS_DEVICE void fetch_x(Sum (&out)[X_PER_THREAD], const void* x, i64 n, i64 v0, i64 lane0, i64 l0, int thread) {
+    const Place first = place(thread);
+    const i64 lane = lane0 + first.lane, l = l0 + first.l, vector = v0 + first.vector;
+    const i64 start = FIRST ? vector * (A * C * D) + input_feature(lane) + l * D : (input_feature(lane) + l * D) * n + vector;
     KS_UNROLL
     for (int k = 0; k < X_PER_THREAD; ++k) {
-      const int e = thread + k * THREADS;
-      const Place p = x_place(e);
-      const i64 lane = lane0 + p.lane, l = l0 + p.l, vector = v0 + p.vector;
-      const bool valid = e < DEPTH * VECTORS * LANES && lane < A * D && l < C && vector < n;
-      const i64 feature = input_feature(lane) + l * D;
-      out[k] = valid ? E::load(x, FIRST ? vector * (A * C * D) + feature : feature * n + vector) : Sum(0);
+      const Place more = place(k * THREADS);
+      const bool valid = thread + k * THREADS < DEPTH * VECTORS * LANES && lane + more.lane < A * D && l + more.l < C && vector + more.vector < n;
+      i64 at = start;
+      if constexpr (FIRST) {
+        at += more.vector * (A * C * D) + more.l * D;  // THREADS is a multiple of LANES: the lane stays.
+      } else {
+        if (more.lane != 0) at += (input_feature(lane + more.lane) - input_feature(lane)) * n;
+        at += more.l * D * n + more.vector;
+      }
+      out[k] = valid ? E::load(x, at) : Sum(0);
     }
   }
   KS_DEVICE void fetch_w(Sum (&out)[W_PER_THREAD], const void* w, i64 lane0, i64 o0, i64 l0, int thread) {
+    const i64 l = l0 + thread / W_STRIDE, o = o0 + thread / LANES % OUTPUTS;
+    const i64 start = lane0 * (B * C) + (l * B + o) * LANES + thread % LANES;
     KS_UNROLL
     for (int k = 0; k < W_PER_THREAD; ++k) {
-      const int e = thread + k * THREADS;
-      const int lane = e % LANES, output = e / LANES % OUTPUTS, depth = e / W_STRIDE;
-      const i64 l = l0 + depth, o = o0 + output;
-      const bool valid = depth < DEPTH && l < C && o < B;
-      out[k] = valid ? E::load(w, lane0 * (B * C) + (l * B + o) * LANES + lane) : Sum(0);
+      const int more_l = k * THREADS / W_STRIDE, more_o = k * THREADS / LANES % OUTPUTS;
+      const bool valid = thread + k * THREADS < DEPTH * W_STRIDE && l + more_l < C && o + more_o < B;
+      out[k] = valid ? E::load(w, start + (more_l * B + more_o) * LANES) : Sum(0);
     }
   }
 
@@ -86,13 +97,11 @@ struct Plain {
         sync_block();  // Everybody has read what is overwritten now.
         KS_UNROLL
         for (int k = 0; k < X_PER_THREAD; ++k) {
-          const int e = thread + k * THREADS;
-          if (e < DEPTH * VECTORS * LANES) store_sum(xs + x_slot(x_place(e)), next_x[k]);
+          if (thread + k * THREADS < DEPTH * VECTORS * LANES) store_sum(xs + slot(place(thread)) + slot(place(k * THREADS)), next_x[k]);
         }
         KS_UNROLL
         for (int k = 0; k < W_PER_THREAD; ++k) {
-          const int e = thread + k * THREADS;
-          if (e < DEPTH * W_STRIDE) store_sum(ws + e, next_w[k]);
+          if (thread + k * THREADS < DEPTH * W_STRIDE) store_sum(ws + thread + k * THREADS, next_w[k]);
         }
         sync_block();
         if (l0 + DEPTH < C) {
