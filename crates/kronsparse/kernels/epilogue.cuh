@@ -1,34 +1,12 @@
-// What all kernel families share after the sum: the element types, the activations, and the bias.
-// Element types are structs so that a generated source names them: `ks::F16`, `ks::Bf16`, `ks::F32`, `ks::F64`.
+// What all kernel families share after the sum: layouts and activations by name, the bias, sums in shared memory.
 #pragma once
 #include "args.cuh"
+#include "types.cuh"
 
 namespace ks {
 
 enum class Layout { BatchFirst, BatchLast };
 enum class Activation { None, Relu, Gelu, GeluTanh, Silu };
-
-// `Sum` is the accumulator. Indices count elements; addresses need only the alignment of one element.
-struct F16 {
-  using Sum = float;
-  KS_DEVICE Sum load(const void* from, i64 at) { return widen_f16(load_global2(static_cast<const u16*>(from) + at)); }
-  KS_DEVICE void store(void* to, i64 at, Sum value) { store_global2(static_cast<u16*>(to) + at, round_f16(value)); }
-};
-struct Bf16 {
-  using Sum = float;
-  KS_DEVICE Sum load(const void* from, i64 at) { return widen_bf16(load_global2(static_cast<const u16*>(from) + at)); }
-  KS_DEVICE void store(void* to, i64 at, Sum value) { store_global2(static_cast<u16*>(to) + at, round_bf16(value)); }
-};
-struct F32 {
-  using Sum = float;
-  KS_DEVICE Sum load(const void* from, i64 at) { return float_of(load_global4(static_cast<const float*>(from) + at)); }
-  KS_DEVICE void store(void* to, i64 at, Sum value) { store_global4(static_cast<float*>(to) + at, bits(value)); }
-};
-struct F64 {
-  using Sum = double;
-  KS_DEVICE Sum load(const void* from, i64 at) { return double_of(load_global8(static_cast<const double*>(from) + at)); }
-  KS_DEVICE void store(void* to, i64 at, Sum value) { store_global8(static_cast<double*>(to) + at, words_of(value)); }
-};
 
 // Sums in shared memory.
 KS_DEVICE float load_sum(const float* from) { return float_of(load_shared4(from)); }

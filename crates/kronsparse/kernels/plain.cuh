@@ -19,6 +19,7 @@ struct Plain {
   static constexpr int THREADS = LANES * OUTPUT_THREADS * VECTOR_THREADS;
   static constexpr i64 LANE_TILES = (A * D + LANES - 1) / LANES, OUTPUT_TILES = (B + OUTPUTS - 1) / OUTPUTS;
   static_assert(OUTPUTS % RO == 0 && VECTORS % RV == 0, "a thread holds whole rows and columns of the tile");
+  static_assert(LANES <= 32, "a thread stays on one lane while it fetches");
   static_assert(THREADS % 32 == 0 && THREADS <= 1024, "whole warps, and no more than a block may have");
 
   // Staged inputs: batch-first [DEPTH][VECTORS + 1][LANES], batch-last [DEPTH][LANES][VECTORS]. The extra vector keeps the
@@ -36,16 +37,16 @@ struct Plain {
     return true;
   }
   static_assert(powers(), "a tile consists of powers of two");
-  KS_DEVICE constexpr Place place(int e) {
+  static KS_DEVICE constexpr Place place(int e) {
     if constexpr (FIRST) return {e / LANES % DEPTH, e / (LANES * DEPTH), e % LANES};
     else return {e / (VECTORS * LANES), e % VECTORS, e / VECTORS % LANES};
   }
-  KS_DEVICE constexpr int slot(Place p) { return p.l * X_STRIDE + (FIRST ? p.vector * LANES + p.lane : p.lane * VECTORS + p.vector); }
+  static KS_DEVICE constexpr int slot(Place p) { return p.l * X_STRIDE + (FIRST ? p.vector * LANES + p.lane : p.lane * VECTORS + p.vector); }
   // The input feature (l = 0) and the output feature (o = 0) of a lane.
-  KS_DEVICE i64 input_feature(i64 lane) { return lane / D * (C * D) + lane % D; }
-  KS_DEVICE i64 output_feature(i64 lane) { return lane / D * (B * D) + lane % D; }
+  static KS_DEVICE i64 input_feature(i64 lane) { return lane / D * (C * D) + lane % D; }
+  static KS_DEVICE i64 output_feature(i64 lane) { return lane / D * (B * D) + lane % D; }
 
-  KS_DEVICE void fetch_x(Sum (&out)[X_PER_THREAD], const void* x, i64 n, i64 v0, i64 lane0, i64 l0, int thread) {
+  static KS_DEVICE void fetch_x(Sum (&out)[X_PER_THREAD], const void* x, i64 n, i64 v0, i64 lane0, i64 l0, int thread) {
     const Place first = place(thread);
     const i64 lane = lane0 + first.lane, l = l0 + first.l, vector = v0 + first.vector;
     const i64 start = FIRST ? vector * (A * C * D) + input_feature(lane) + l * D : (input_feature(lane) + l * D) * n + vector;
@@ -63,7 +64,7 @@ struct Plain {
       out[k] = valid ? E::load(x, at) : Sum(0);
     }
   }
-  KS_DEVICE void fetch_w(Sum (&out)[W_PER_THREAD], const void* w, i64 lane0, i64 o0, i64 l0, int thread) {
+  static KS_DEVICE void fetch_w(Sum (&out)[W_PER_THREAD], const void* w, i64 lane0, i64 o0, i64 l0, int thread) {
     const i64 l = l0 + thread / W_STRIDE, o = o0 + thread / LANES % OUTPUTS;
     const i64 start = lane0 * (B * C) + (l * B + o) * LANES + thread % LANES;
     KS_UNROLL
@@ -74,7 +75,7 @@ struct Plain {
     }
   }
 
-  KS_DEVICE void run(const Args& args) {
+  static KS_DEVICE void run(const Args& args) {
     Sum* const xs = reinterpret_cast<Sum*>(shared_memory());
     Sum* const ws = xs + DEPTH * X_STRIDE;
     const int thread = static_cast<int>(thread_index());

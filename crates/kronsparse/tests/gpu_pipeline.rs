@@ -46,6 +46,8 @@ fn every_real_problem_has_a_plan_and_complex_ones_have_none() {
     for problem in problems() {
         let plan = gpu::choose(&problem, &machine).unwrap();
         assert_eq!(plan.problem(), &problem);
+        let GpuProblem { pattern, dtype, layout, batch, .. } = &problem;
+        println!("{pattern} {dtype} {layout} n={batch}: {plan}, {:.1} µs", plan.seconds(&machine) * 1e6);
         assert!(plan.shared_bytes() <= machine.shared_per_block && plan.threads() <= 1024, "{plan}");
         let seconds = plan.seconds(&machine);
         assert!(seconds.is_finite() && seconds > 0.0, "{plan}: {seconds}");

@@ -8,6 +8,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("epilogue.cuh", include_str!("../../kernels/epilogue.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
+    ("types.cuh", include_str!("../../kernels/types.cuh")),
 ];
 
 /// The name of the kernel in every generated source.

@@ -52,6 +52,9 @@ impl Plan {
         if !all.iter().all(|&number| number.is_power_of_two() && number <= 1024) {
             return rule(format!("the tile's numbers must be powers of two up to 1024, found {all:?}"));
         }
+        if lanes > 32 {
+            return rule(format!("a block has at most 32 lanes, found {lanes}"));
+        }
         if outputs < thread_outputs || vectors < thread_vectors {
             return rule(format!("a thread's {thread_outputs} × {thread_vectors} sums exceed {outputs} × {vectors}"));
         }
@@ -100,7 +103,8 @@ impl Plan {
                         let threads = across * vector_threads;
                         // Staged bytes of one `l`, and the registers in which the next stage waits.
                         let rows = lanes * (vectors + 1 + outputs);
-                        let most = (40960 / (rows * sum)).min(24 * threads * 4 / sum / rows).max(1);
+                        let waiting = if thread_outputs * thread_vectors * sum > 128 { 16 } else { 24 };
+                        let most = (40960 / (rows * sum)).min(waiting * threads * 4 / sum / rows).max(1);
                         let depth = up_to(32.min(most), c).last().copied().unwrap_or(1);
                         let tile = Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors };
                         plans.extend(Plan::new(problem, tile, machine));
@@ -187,7 +191,10 @@ impl Plan {
         let sums = f64::from(thread_outputs * thread_vectors);
         let wide = sum_bytes(problem.dtype) as f64 / 4.0;
         let slower = if problem.dtype == DType::F64 { machine.flops.f32 / machine.flops.f64 } else { 1.0 };
-        let cost = (sums * slower).max(4.0 * wide * f64::from(thread_outputs + thread_vectors)) + 4.0;
+        let staged = f64::from(lanes * (vectors + outputs)) / threads;
+        let cost = (sums * slower).max(4.0 * wide * f64::from(thread_outputs + thread_vectors))
+            + 8.0 * staged
+            + 40.0 / f64::from(depth);
         let blocks = (1024.0 / threads).clamp(1.0, 8.0) * f64::from(machine.multiprocessors);
         let waves = (tiles / blocks).ceil();
         let steps = (c as f64 / f64::from(depth)).ceil() * f64::from(depth);
@@ -246,7 +253,7 @@ fn sum_bytes(dtype: DType) -> usize {
 pub(super) fn element(dtype: DType) -> &'static str {
     match dtype {
         DType::F16 => "ks::F16",
-        DType::Bf16 => "ks::Bf16",
+        DType::Bf16 => "ks::BF16",
         DType::F32 => "ks::F32",
         DType::F64 => "ks::F64",
         DType::C64 | DType::C128 => "void",
