@@ -261,7 +261,7 @@ impl<T: Scalar> Operator<T> {
     /// Copies `x` to the GPU, multiplies, and copies the result back: for tests and small work.
     pub fn multiply(&self, x: &[T], n: usize, layout: Layout) -> Result<Vec<T>> {
         self.check("X (n · columns of the chain)", self.cols(), n, x.len())?;
-        let len = n.checked_mul(self.rows()).unwrap_or(usize::MAX);
+        let len = n.saturating_mul(self.rows());
         let (x, mut y) = (Buffer::from_slice(&self.device, x)?, Buffer::alloc(&self.device, len)?);
         self.apply(&x, &mut y, n, layout, &Stream::default(&self.device))?;
         y.to_vec()
