@@ -1,5 +1,6 @@
-//! Chores of the repository: `cargo xtask check`, `tidy`, `licences`.
+//! Chores of the repository: `cargo xtask check`, `tidy`, `licences`, `bundle`.
 
+mod bundle;
 mod check;
 mod licences;
 mod repository;
@@ -13,7 +14,8 @@ Usage: cargo xtask COMMAND
 
   check      everything that CI asks: format, clippy, docs, tests, tidy, licences; prints the time of each
   tidy       rules about the repository's own files: purpose, length, boundaries, unsafe, leftovers
-  licences   licence and source of every dependency, against deny.toml";
+  licences   licence and source of every dependency, against deny.toml
+  bundle     what a GPU machine without Rust needs, in bundle/: tests, command, cases, and a script that runs them";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         ["check"] => check::run(),
         ["tidy"] => tidy::run().map(|summary| println!("{summary}")),
         ["licences"] => licences::run().map(|summary| println!("{summary}")),
+        ["bundle"] => bundle::run().map(|summary| println!("{summary}")),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())

@@ -5,12 +5,12 @@ use std::fs;
 
 use anyhow::Result;
 use clap::Args;
-use kronsparse::cuda;
+use kronsparse::cuda::{self, libraries};
 use serde_json::{Value, json};
 
 use crate::output::{self, HEADING};
 
-/// Version, CPU and SIMD features, threads, caches, GPUs, cache folder
+/// Version, CPU and SIMD features, threads, caches, GPUs, CUDA libraries, cache folder
 #[derive(Args)]
 #[command(after_help = "Examples:\n  kronsparse info\n  kronsparse info --json | jq .cpu.simd")]
 pub(crate) struct InfoArgs {
@@ -46,6 +46,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
             "gpus": gpu_list,
             "gpu_cuda_version": gpus.as_ref().ok().map(|g| format!("{}.{}", g.cuda.0, g.cuda.1)),
             "gpu_absent_because": gpus.as_ref().err(),
+            "cuda_libraries": libraries::Library::ALL.map(library_json),
             "cache_folder": folder,
         }));
     }
@@ -66,18 +67,48 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
             for (at, gpu) in gpus.devices.iter().enumerate() {
                 let (major, minor) = gpu.capability;
                 let memory = bytes_text(gpu.memory_bytes);
-                line(&format!("GPU {at}"), &format!("{}, compute capability {major}.{minor}, {memory}", gpu.name));
+                let units = gpu.multiprocessors;
+                line(
+                    &format!("GPU {at}"),
+                    &format!("{}, {units} SMs, compute capability {major}.{minor}, {memory}", gpu.name),
+                );
             }
             line("CUDA driver", &format!("up to CUDA {}.{}", gpus.cuda.0, gpus.cuda.1));
         }
     }
-    line("cache folder", folder.as_deref().unwrap_or("none: this user has no home folder"));
+    for library in libraries::Library::ALL {
+        let state = match libraries::find(library) {
+            Ok(libraries::Found::System) => "found on the library path".into(),
+            Ok(libraries::Found::File(path)) => path.display().to_string(),
+            Err(why) => format!("missing: {why}"),
+        };
+        line(&format!("lib{}", library.name()), &state);
+    }
+    line(
+        "cache folder",
+        folder.as_deref().unwrap_or("none: this user has no home folder, or KRONSPARSE_CACHE is empty"),
+    );
     output::print(&text)
 }
 
 fn gpu_json(gpu: &cuda::Gpu) -> Value {
     let (major, minor) = gpu.capability;
-    json!({"name": gpu.name, "compute_capability": format!("{major}.{minor}"), "memory_bytes": gpu.memory_bytes})
+    json!({
+        "name": gpu.name,
+        "compute_capability": format!("{major}.{minor}"),
+        "memory_bytes": gpu.memory_bytes,
+        "multiprocessors": gpu.multiprocessors,
+    })
+}
+
+/// Where a library is, or why it is not.
+fn library_json(library: libraries::Library) -> Value {
+    let found = libraries::find(library);
+    let file = match found {
+        Ok(libraries::Found::File(path)) => Some(path.display().to_string()),
+        _ => None,
+    };
+    json!({"name": library.name(), "found": found.is_ok(), "file": file, "absent_because": found.err()})
 }
 
 fn cpu_model() -> Option<String> {
@@ -146,9 +177,9 @@ fn bytes_text(bytes: u64) -> String {
     }
 }
 
-/// Where compiled kernels and tuning results are kept; made on first use, not here.
+/// Where compiled kernels are kept; made on first use, not here.
 fn cache_folder() -> Option<String> {
-    directories::ProjectDirs::from("", "", "kronsparse").map(|dirs| dirs.cache_dir().display().to_string())
+    cuda::cache::folder().map(|folder| folder.display().to_string())
 }
 
 #[cfg(test)]

@@ -101,6 +101,13 @@ KS_DEVICE u32 round_tf32(float x) { u32 r; asm("cvt.rna.tf32.f32 %0, %1;" : "=r"
 KS_DEVICE float exp_f32(float x) { return expf(x); }
 KS_DEVICE float tanh_f32(float x) { return tanhf(x); }
 KS_DEVICE float erf_f32(float x) { return erff(x); }
+// 1 - erf, without losing the tail.
+KS_DEVICE float erfc_f32(float x) { return erfcf(x); }
+// Double precision, for the plain kernel only. A double travels as two words, the low one first.
+KS_DEVICE double double_of(U2 w) { return __hiloint2double(static_cast<int>(w.v[1]), static_cast<int>(w.v[0])); }
+KS_DEVICE U2 words_of(double x) { return {{static_cast<u32>(__double2loint(x)), static_cast<u32>(__double2hiint(x))}}; }
+KS_DEVICE double exp_f64(double x) { return exp(x); }
+KS_DEVICE double erfc_f64(double x) { return erfc(x); }
 
 // Asynchronous copies from global to shared memory, `BYTES` 4, 8 or 16; zeros instead where not `valid` (nothing is read then).
 template <int BYTES> KS_DEVICE void copy_async(void* to, const void* from, bool valid) {

@@ -4,11 +4,31 @@
 
 namespace ks {
 
-struct F16 {};
-struct BF16 {};
-struct TF32 {};  // stored as f32, multiplied with 10 bits after the point
-struct F32 {};   // on tensor cores: three TF32 products
-struct F64 {};
+// `Sum` is the accumulator of the CUDA cores. Indices count elements; addresses need only the alignment of one element.
+struct F16 {
+  using Sum = float;
+  static KS_DEVICE Sum load(const void* from, i64 at) { return widen_f16(load_global2(static_cast<const u16*>(from) + at)); }
+  static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global2(static_cast<u16*>(to) + at, round_f16(value)); }
+};
+struct BF16 {
+  using Sum = float;
+  static KS_DEVICE Sum load(const void* from, i64 at) { return widen_bf16(load_global2(static_cast<const u16*>(from) + at)); }
+  static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global2(static_cast<u16*>(to) + at, round_bf16(value)); }
+};
+using Bf16 = BF16;
+// On tensor cores: three TF32 products.
+struct F32 {
+  using Sum = float;
+  static KS_DEVICE Sum load(const void* from, i64 at) { return float_of(load_global4(static_cast<const float*>(from) + at)); }
+  static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global4(static_cast<float*>(to) + at, bits(value)); }
+};
+// Stored as f32, multiplied with 10 bits after the point.
+struct TF32 : F32 {};
+struct F64 {
+  using Sum = double;
+  static KS_DEVICE Sum load(const void* from, i64 at) { return double_of(load_global8(static_cast<const double*>(from) + at)); }
+  static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global8(static_cast<double*>(to) + at, words_of(value)); }
+};
 
 // Bytes of a stored number.
 template <class T> struct Bytes { static constexpr int value = 4; };

@@ -117,6 +117,24 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// The CUDA driver, one of its libraries, or a GPU that is missing or refuses.
+    #[error("{what}: {why}")]
+    Cuda {
+        /// What was asked for: a call, a library, a GPU.
+        what: String,
+        /// The driver's name for what went wrong, or what is missing and where it was looked for.
+        why: String,
+    },
+    /// A generated kernel that the CUDA compiler refuses.
+    #[error("a generated kernel does not compile with {options:?}: {log}")]
+    Compile {
+        /// The compiler's options.
+        options: Vec<String>,
+        /// All that the compiler said.
+        log: String,
+        /// The source, without the embedded headers.
+        code: String,
+    },
     /// A file that is not what it should be.
     #[error("{}: {why}", path.display())]
     File {

@@ -1,5 +1,23 @@
-//! Which NVIDIA GPUs this machine has, asked of the driver at run time. Nothing of CUDA is needed to build, and without a
-//! driver everything else works.
+//! The GPU engine: plan → source → module → launch, each a file. Which NVIDIA GPUs this machine has is asked of the driver
+//! at run time. Nothing of CUDA is needed to build, and without a driver everything else works.
+//!
+//! A [`Device`] is opened, an [`Operator`] packs a chain for it, and [`Operator::apply`] queues a multiplication on a [`Stream`].
+
+pub mod cache;
+pub mod compile;
+mod device;
+mod launch;
+pub mod libraries;
+mod memory;
+mod operator;
+pub mod source;
+mod stream;
+
+pub use device::Device;
+pub use launch::Args;
+pub use memory::Buffer;
+pub use operator::{Operator, Options, Planner, Plans};
+pub use stream::{Event, Graph, Stream};
 
 use std::ffi::{c_char, c_int, c_uint};
 
@@ -13,6 +31,8 @@ pub struct Gpu {
     pub capability: (i32, i32),
     /// Bytes of device memory.
     pub memory_bytes: u64,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
 }
 
 /// The driver and its devices.
@@ -29,6 +49,7 @@ const DRIVER: &str = "nvcuda.dll";
 const DRIVER: &str = "libcuda.so.1";
 
 /// `CUdevice_attribute` numbers of the CUDA driver API.
+const MULTIPROCESSOR_COUNT: c_int = 16;
 const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 /// `CUDA_ERROR_NO_DEVICE`.
@@ -71,7 +92,7 @@ pub fn find() -> Result<Gpus, String> {
     // SAFETY: as above.
     check("cuDeviceGetCount", unsafe { count(&raw mut devices) })?;
     let describe = |ordinal: c_int| -> Result<Gpu, String> {
-        let (mut device, mut major, mut minor, mut bytes) = (0, 0, 0, 0usize);
+        let (mut device, mut major, mut minor, mut units, mut bytes) = (0, 0, 0, 0, 0usize);
         let mut text = [0u8; 256];
         // SAFETY: `ordinal` is below the count; the pointers are to live variables of the declared types, and the
         // name's buffer has the 256 bytes that the call is told.
@@ -80,11 +101,12 @@ pub fn find() -> Result<Gpus, String> {
             check("cuDeviceGetName", name(text.as_mut_ptr().cast(), 256, device))?;
             check("cuDeviceGetAttribute", attribute(&raw mut major, COMPUTE_CAPABILITY_MAJOR, device))?;
             check("cuDeviceGetAttribute", attribute(&raw mut minor, COMPUTE_CAPABILITY_MINOR, device))?;
+            check("cuDeviceGetAttribute", attribute(&raw mut units, MULTIPROCESSOR_COUNT, device))?;
             check("cuDeviceTotalMem", memory(&raw mut bytes, device))?;
         }
         let length = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
         let name = String::from_utf8_lossy(&text[..length]).into_owned();
-        Ok(Gpu { name, capability: (major, minor), memory_bytes: bytes as u64 })
+        Ok(Gpu { name, capability: (major, minor), memory_bytes: bytes as u64, multiprocessors: units.max(0) as u32 })
     };
     let devices = (0..devices).map(describe).collect::<Result<Vec<_>, _>>()?;
     if devices.is_empty() {

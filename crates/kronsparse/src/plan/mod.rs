@@ -2,6 +2,7 @@
 
 mod activation;
 mod algorithm;
+pub mod gpu;
 mod layout;
 mod tile;
 

@@ -46,8 +46,11 @@ enum Batch {
     Many(Vec<usize>),
 }
 
-/// The folder `testdata` at the root of the repository.
+/// The folder `testdata` at the root of the repository, or `KRONSPARSE_TESTDATA` where the tests run without it.
 pub(crate) fn folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("KRONSPARSE_TESTDATA") {
+        return folder.into();
+    }
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
 }
 

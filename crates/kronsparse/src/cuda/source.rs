@@ -1,0 +1,36 @@
+//! Stage 3, SOURCE: from a plan to the text that the compiler reads, and the headers that the text includes.
+
+use crate::plan::gpu::GpuPlan;
+
+/// The kernels' files, by the names under which a source includes them.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("args.cuh", include_str!("../../kernels/args.cuh")),
+    ("epilogue.cuh", include_str!("../../kernels/epilogue.cuh")),
+    ("plain.cuh", include_str!("../../kernels/plain.cuh")),
+    ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
+    ("types.cuh", include_str!("../../kernels/types.cuh")),
+];
+
+/// The name of the kernel in every generated source.
+pub const ENTRY: &str = "kronsparse";
+
+impl GpuPlan {
+    /// One instantiation of the family's kernel, as CUDA C++: everything that the compiler reads but the headers.
+    pub fn source(&self) -> String {
+        let family = self.name();
+        let maps = self.tensor_maps(1).len();
+        let parameters: String = (0..maps).map(|k| format!(", KS_PARAMETER ks::TensorMap map{k}")).collect();
+        let passed: String = (0..maps).map(|k| format!(", &map{k}")).collect();
+        format!(
+            "{prelude}#include \"{family}.cuh\"\n\
+             static_assert(sizeof(ks::Args) == {args} && sizeof(ks::TensorMap) == {map}, \"Rust and CUDA disagree\");\n\
+             KS_KERNEL({threads}) {ENTRY}(KS_PARAMETER ks::Args args{parameters}) {{\n  \
+             ks::{family}<{arguments}>(args{passed});\n}}\n",
+            prelude = self.prelude(),
+            args = size_of::<super::launch::Args>(),
+            map = size_of::<super::launch::EncodedMap>(),
+            threads = self.threads(),
+            arguments = self.arguments(),
+        )
+    }
+}

@@ -1,0 +1,237 @@
+//! GPU plans: which kernel family, with which template numbers, multiplies by one factor. Never touches a device.
+//!
+//! A family is a file with a type `Plan` (see [`plain::Plan`] for the methods) and a line in `families!` below: nothing
+//! else here or in the engine names it, but for its header in the list of embedded files.
+
+mod machine;
+pub mod plain;
+mod tensor_map;
+
+use std::fmt;
+
+pub use machine::{Flops, GpuMachine};
+pub use tensor_map::{Operand, Swizzle, TensorMap};
+
+use crate::{Activation, DType, Error, Layout, Pattern, Result, Scalar};
+
+/// How `f32` is multiplied; other element types ignore it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Precision {
+    /// With the accuracy of `f32`: on the CUDA cores, or as three TF32 products.
+    #[default]
+    Full,
+    /// One TF32 product: inputs and weights rounded to 10 bits after the point, `f32` sums.
+    Tf32,
+}
+
+/// One multiplication by one factor, without its numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GpuProblem {
+    /// The factor's pattern.
+    pub pattern: Pattern,
+    /// Element type of `X`, the weights, the bias and `Y`.
+    pub dtype: DType,
+    /// How `f32` is multiplied.
+    pub precision: Precision,
+    /// Order of `X` and `Y`.
+    pub layout: Layout,
+    /// Number of vectors that the plan is made for. A plan is legal for any number; it is fast for this one.
+    pub batch: usize,
+    /// Whether `X` and `Y` start at multiples of 16 bytes. Otherwise they have the alignment of one element.
+    pub aligned: bool,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// What is applied after the bias.
+    pub activation: Activation,
+}
+
+impl GpuProblem {
+    /// Floating-point operations: `2·n·a·b·c·d`.
+    pub fn flops(&self) -> f64 {
+        self.pattern.flops(self.batch)
+    }
+    /// Bytes that must move: `X` and the weights once in, `Y` once out.
+    pub fn bytes(&self) -> f64 {
+        self.pattern.bytes(self.batch, self.dtype.size())
+    }
+}
+
+/// Why a tile is not legal for a problem or a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// The family does not multiply this element type.
+    Element(DType),
+    /// The GPU is older than the family's instructions.
+    Capability {
+        /// The first compute capability that has them.
+        needs: (u32, u32),
+        /// The machine's.
+        has: (u32, u32),
+    },
+    /// The tile does not fit the shared memory of a block.
+    SharedMemory {
+        /// Bytes that the tile needs.
+        needs: u32,
+        /// Bytes that a block can have.
+        has: u32,
+    },
+    /// `X` or `Y` is not aligned as the family needs it.
+    Alignment,
+    /// Another rule of the family, as a sentence with its numbers.
+    Rule(String),
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rejected::Element(dtype) => write!(f, "the kernel does not multiply {dtype}"),
+            Rejected::Capability { needs, has } => write!(
+                f,
+                "the kernel needs compute capability {}.{}, the GPU has {}.{}",
+                needs.0, needs.1, has.0, has.1
+            ),
+            Rejected::SharedMemory { needs, has } => {
+                write!(f, "the tile needs {needs} bytes of shared memory, a block can have {has}")
+            }
+            Rejected::Alignment => write!(f, "the kernel needs X and Y at multiples of 16 bytes"),
+            Rejected::Rule(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Makes [`GpuPlan`] from the list of families: one variant each, and every question passed on.
+macro_rules! families {
+    ($($variant:ident $module:ident;)*) => {
+        /// A legal way of multiplying by one factor. Each variant is a kernel family.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub enum GpuPlan {
+            $(
+                #[doc = concat!("The family `", stringify!($module), "`.")]
+                $variant($module::Plan),
+            )*
+        }
+
+        impl GpuPlan {
+            /// The names of all families.
+            pub const FAMILIES: &'static [&'static str] = &[$(stringify!($module)),*];
+
+            /// The family's name: of its header, of its kernel, and for [`family`].
+            pub fn name(&self) -> &'static str {
+                match self { $(GpuPlan::$variant(_) => stringify!($module)),* }
+            }
+            /// Every plan of every family that is legal here.
+            pub fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<GpuPlan> {
+                let mut all = Vec::new();
+                $(all.extend($module::Plan::candidates(problem, machine).into_iter().map(GpuPlan::$variant));)*
+                all
+            }
+            /// What the plan multiplies.
+            pub fn problem(&self) -> &GpuProblem {
+                match self { $(GpuPlan::$variant(plan) => plan.problem()),* }
+            }
+            /// The numbers between `<` and `>` of the kernel's template.
+            pub fn arguments(&self) -> String {
+                match self { $(GpuPlan::$variant(plan) => plan.arguments()),* }
+            }
+            /// Text before the header is included: macros that it needs, code that only the host can print.
+            pub fn prelude(&self) -> String {
+                match self { $(GpuPlan::$variant(plan) => plan.prelude()),* }
+            }
+            /// Threads of a block.
+            pub fn threads(&self) -> u32 {
+                match self { $(GpuPlan::$variant(plan) => plan.threads()),* }
+            }
+            /// Bytes of dynamic shared memory of a block.
+            pub fn shared_bytes(&self) -> u32 {
+                match self { $(GpuPlan::$variant(plan) => plan.shared_bytes()),* }
+            }
+            /// Blocks for `n` vectors; `n` is at least 1.
+            pub fn grid(&self, n: usize) -> u32 {
+                match self { $(GpuPlan::$variant(plan) => plan.grid(n)),* }
+            }
+            /// Blocks of a cluster, 1 where there are none.
+            pub fn cluster(&self) -> u32 {
+                match self { $(GpuPlan::$variant(plan) => plan.cluster()),* }
+            }
+            /// Elements of the packed weights.
+            pub fn packed_len(&self) -> usize {
+                match self { $(GpuPlan::$variant(plan) => plan.packed_len()),* }
+            }
+            /// Where weight `(i, o, l, j)` stands among the packed ones. What no weight maps to is zero.
+            pub fn packed_index(&self, i: usize, o: usize, l: usize, j: usize) -> usize {
+                match self { $(GpuPlan::$variant(plan) => plan.packed_index(i, o, l, j)),* }
+            }
+            /// Names the order of the packed weights: two plans of one pattern with one name share a packed copy.
+            pub fn packing(&self) -> String {
+                match self { $(GpuPlan::$variant(plan) => format!(concat!(stringify!($module), " {}"), plan.packing())),* }
+            }
+            /// The tensor maps that the kernel takes after its `Args`, in order, for `n` vectors.
+            pub fn tensor_maps(&self, n: usize) -> Vec<TensorMap> {
+                match self { $(GpuPlan::$variant(plan) => plan.tensor_maps(n)),* }
+            }
+            /// Estimated seconds of one multiplication of `problem().batch` vectors.
+            pub fn seconds(&self, machine: &GpuMachine) -> f64 {
+                match self { $(GpuPlan::$variant(plan) => plan.seconds(machine)),* }
+            }
+        }
+
+        impl fmt::Display for GpuPlan {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self { $(GpuPlan::$variant(plan) => write!(f, concat!(stringify!($module), ": {}"), plan)),* }
+            }
+        }
+    };
+}
+
+families! {
+    Plain plain;
+}
+
+impl GpuPlan {
+    /// The weights of `problem().pattern`, shape `(a, b, c, d)` in C order, in the plan's order.
+    pub fn pack<T: Scalar>(&self, weights: &[T]) -> Result<Vec<T>> {
+        let pattern = self.problem().pattern;
+        if weights.len() != pattern.nnz() {
+            let (expected, found) = (pattern.nnz(), weights.len());
+            return Err(Error::Length { what: "weights (a·b·c·d)", expected, found });
+        }
+        let mut packed = vec![T::ZERO; self.packed_len()];
+        let [a, b, c, d] = pattern.shape();
+        let mut rows = weights.chunks_exact(d);
+        for i in 0..a {
+            for o in 0..b {
+                for l in 0..c {
+                    let row = rows.next().expect("a·b·c rows of d weights");
+                    for (j, &weight) in row.iter().enumerate() {
+                        packed[self.packed_index(i, o, l, j)] = weight;
+                    }
+                }
+            }
+        }
+        Ok(packed)
+    }
+}
+
+/// The plan with the least estimated time.
+///
+/// Rejected only where the element type is complex: the family [`plain`] multiplies everything else.
+pub fn choose(problem: &GpuProblem, machine: &GpuMachine) -> std::result::Result<GpuPlan, Rejected> {
+    fastest(GpuPlan::candidates(problem, machine), machine).ok_or(Rejected::Element(problem.dtype))
+}
+
+/// The fastest plan of the family called `name`, by the same estimate.
+pub fn family(name: &str, problem: &GpuProblem, machine: &GpuMachine) -> std::result::Result<GpuPlan, Rejected> {
+    if !GpuPlan::FAMILIES.contains(&name) {
+        return Err(Rejected::Rule(format!("there is no kernel family {name}; there are {:?}", GpuPlan::FAMILIES)));
+    }
+    let mut plans = GpuPlan::candidates(problem, machine);
+    plans.retain(|plan| plan.name() == name);
+    fastest(plans, machine).ok_or_else(|| {
+        let GpuProblem { pattern, dtype, layout, batch, .. } = problem;
+        Rejected::Rule(format!("the kernel family {name} has no tile for {pattern} {dtype} {layout} n={batch}"))
+    })
+}
+
+fn fastest(plans: Vec<GpuPlan>, machine: &GpuMachine) -> Option<GpuPlan> {
+    plans.into_iter().min_by(|p, q| p.seconds(machine).total_cmp(&q.seconds(machine)))
+}

@@ -1,0 +1,280 @@
+//! The family that is always legal: CUDA cores, any type, any size, any alignment. Its kernel is `kernels/plain.cuh`.
+
+use std::fmt;
+
+use super::{GpuMachine, GpuProblem, Rejected, TensorMap};
+use crate::{Activation, DType, Layout};
+
+/// How a block cuts the work. All numbers are powers of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Lanes (pairs `(i, j)`) of a block.
+    pub lanes: u32,
+    /// Outputs `o` of a block.
+    pub outputs: u32,
+    /// Vectors of a block.
+    pub vectors: u32,
+    /// Inputs `l` that are staged together.
+    pub depth: u32,
+    /// Outputs of a thread.
+    pub thread_outputs: u32,
+    /// Vectors of a thread.
+    pub thread_vectors: u32,
+}
+
+impl Tile {
+    fn threads(self) -> u32 {
+        self.lanes * (self.outputs / self.thread_outputs) * (self.vectors / self.thread_vectors)
+    }
+}
+
+/// A legal tile for a problem.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    problem: GpuProblem,
+    tile: Tile,
+    shared_bytes: u32,
+}
+
+/// The largest grid that CUDA allows in its first dimension.
+const LARGEST_GRID: u64 = (1 << 31) - 1;
+
+impl Plan {
+    /// The only way to get a plan. Any real element type is legal; the tile must consist of powers of two, whole warps, at
+    /// most 1024 threads, and fit the shared memory.
+    pub fn new(problem: &GpuProblem, tile: Tile, machine: &GpuMachine) -> Result<Plan, Rejected> {
+        if problem.dtype.is_complex() {
+            return Err(Rejected::Element(problem.dtype));
+        }
+        let Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors } = tile;
+        let all = [lanes, outputs, vectors, depth, thread_outputs, thread_vectors];
+        let rule = |why: String| Err(Rejected::Rule(why));
+        if !all.iter().all(|&number| number.is_power_of_two() && number <= 1024) {
+            return rule(format!("the tile's numbers must be powers of two up to 1024, found {all:?}"));
+        }
+        if lanes > 32 {
+            return rule(format!("a block has at most 32 lanes, found {lanes}"));
+        }
+        if outputs < thread_outputs || vectors < thread_vectors {
+            return rule(format!("a thread's {thread_outputs} × {thread_vectors} sums exceed {outputs} × {vectors}"));
+        }
+        let threads = u64::from(lanes) * u64::from(outputs / thread_outputs) * u64::from(vectors / thread_vectors);
+        if !threads.is_multiple_of(32) || threads > 1024 {
+            return rule(format!("a block must have 32 to 1024 threads, in whole warps; the tile has {threads}"));
+        }
+        let rows = if problem.layout == Layout::BatchFirst { vectors + 1 + outputs } else { vectors + outputs };
+        let needs = u64::from(depth) * u64::from(lanes) * u64::from(rows) * sum_bytes(problem.dtype) as u64;
+        if needs > u64::from(machine.shared_per_block) {
+            return Err(Rejected::SharedMemory {
+                needs: u32::try_from(needs).unwrap_or(u32::MAX),
+                has: machine.shared_per_block,
+            });
+        }
+        Ok(Plan { problem: problem.clone(), tile, shared_bytes: needs as u32 })
+    }
+
+    /// Tiles worth trying: blocks of at most 256 threads that are no larger than the problem needs, with register tiles
+    /// from one sum to 64, and a depth that keeps two blocks per multiprocessor.
+    pub fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan> {
+        let [a, b, c, d] = problem.pattern.shape();
+        let up_to = |most: u32, size: usize| -> Vec<u32> {
+            let needed = size.max(1).checked_next_power_of_two().unwrap_or(usize::MAX);
+            (0..=10).map(|bit| 1u32 << bit).filter(|&x| x <= most && x as usize <= needed).collect()
+        };
+        let sum = sum_bytes(problem.dtype) as u32;
+        let mut plans = Vec::new();
+        for &lanes in &up_to(32, a * d) {
+            for &thread_outputs in &up_to(8, b) {
+                for &thread_vectors in &up_to(8, problem.batch) {
+                    if thread_outputs * thread_vectors * sum > 256 {
+                        continue;
+                    }
+                    for &outputs in up_to(128, b).iter().filter(|&&o| o >= thread_outputs) {
+                        let across = lanes * (outputs / thread_outputs);
+                        if across > 256 {
+                            continue;
+                        }
+                        // As many vectors as a block of 256 threads has, or as there are, in whole warps.
+                        let wanted = problem.batch.max(1).checked_next_power_of_two().unwrap_or(usize::MAX);
+                        let vector_threads =
+                            (256 / across).min((wanted / thread_vectors as usize).clamp(1, 256) as u32).max(1);
+                        let vector_threads = vector_threads.max(32u32.div_ceil(across).next_power_of_two());
+                        let vectors = vector_threads * thread_vectors;
+                        let threads = across * vector_threads;
+                        // Staged bytes of one `l`, and the registers in which the next stage waits.
+                        let rows = lanes * (vectors + 1 + outputs);
+                        let waiting = if thread_outputs * thread_vectors * sum > 128 { 16 } else { 24 };
+                        let most = (40960 / (rows * sum)).min(waiting * threads * 4 / sum / rows).max(1);
+                        let depth = up_to(32.min(most), c).last().copied().unwrap_or(1);
+                        let tile = Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors };
+                        plans.extend(Plan::new(problem, tile, machine));
+                    }
+                }
+            }
+        }
+        plans
+    }
+
+    /// What is multiplied.
+    pub fn problem(&self) -> &GpuProblem {
+        &self.problem
+    }
+    /// How the work is cut.
+    pub fn tile(&self) -> Tile {
+        self.tile
+    }
+    /// The template's numbers, in the order of `ks::Plain`.
+    pub fn arguments(&self) -> String {
+        let Plan { problem, tile, shared_bytes: _ } = self;
+        let GpuProblem { pattern, dtype, precision: _, layout, batch: _, aligned: _, bias, activation } = problem;
+        let Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors } = tile;
+        let [a, b, c, d] = pattern.shape();
+        format!(
+            "{}, {}, {}, {bias}, {a}, {b}, {c}, {d}, {lanes}, {outputs}, {vectors}, {depth}, {thread_outputs}, {thread_vectors}",
+            element(*dtype),
+            layout_name(*layout),
+            activation_name(*activation),
+        )
+    }
+    /// None.
+    pub fn prelude(&self) -> String {
+        String::new()
+    }
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.tile.threads()
+    }
+    /// Bytes of shared memory of a block.
+    pub fn shared_bytes(&self) -> u32 {
+        self.shared_bytes
+    }
+    /// One block per tile, as far as CUDA allows; the kernel walks over what is left.
+    pub fn grid(&self, n: usize) -> u32 {
+        self.tiles(n).min(LARGEST_GRID) as u32
+    }
+    /// No clusters.
+    pub fn cluster(&self) -> u32 {
+        1
+    }
+    /// `[lanes / tile][c][b][tile]`, lanes rounded up.
+    pub fn packed_len(&self) -> usize {
+        let [a, b, c, d] = self.problem.pattern.shape();
+        (a * d).next_multiple_of(self.tile.lanes as usize) * b * c
+    }
+    /// Where weight `(i, o, l, j)` stands.
+    pub fn packed_index(&self, i: usize, o: usize, l: usize, j: usize) -> usize {
+        let [_, b, c, d] = self.problem.pattern.shape();
+        let (lane, width) = (i * d + j, self.tile.lanes as usize);
+        ((lane / width * c + l) * b + o) * width + lane % width
+    }
+    /// The order depends on the lanes of a block alone.
+    pub fn packing(&self) -> String {
+        format!("lanes of {}", self.tile.lanes)
+    }
+    /// None.
+    pub fn tensor_maps(&self, _n: usize) -> Vec<TensorMap> {
+        Vec::new()
+    }
+
+    /// The larger of arithmetic (with what the tile wastes, and what shared memory and short runs allow) and traffic (with
+    /// what short runs waste), for whole waves of blocks.
+    pub fn seconds(&self, machine: &GpuMachine) -> f64 {
+        let Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors } = self.tile;
+        let [lanes, outputs, vectors, depth] = [lanes, outputs, vectors, depth].map(f64::from);
+        let problem = &self.problem;
+        let [_, b, c, d] = problem.pattern.shape().map(|size| size as f64);
+        let (batch, size) = (problem.batch.max(1) as f64, problem.dtype.size() as f64);
+        let (tiles, threads) = (self.tiles(problem.batch.max(1)) as f64, f64::from(self.threads()));
+
+        // Contiguous elements of X, of the weights and of Y that a tile touches.
+        let block = outputs.min(b) * lanes;
+        let weight_run = if outputs >= b { block * depth.min(c) } else { block };
+        let first_run = |tile: f64, size: f64| match (lanes < d, tile >= size) {
+            (true, _) => lanes,
+            (false, true) => size * lanes,
+            (false, false) => tile * d,
+        };
+        let (input_run, output_run) = match problem.layout {
+            Layout::BatchFirst => (first_run(depth, c), first_run(outputs, b)),
+            Layout::BatchLast => (vectors.min(batch), vectors.min(batch)),
+        };
+        // Measured on an H100: runs of 16, 32, 64 and 128 bytes reach a third, half, four fifths and nine tenths.
+        let slowdown = |run: f64| 1.0 + (28.0 / (run * size)).powf(1.5).min(16.0);
+        // Lines that a warp's load touches.
+        let lines = |run: f64| (32.0 / run).clamp(1.0, 32.0);
+
+        // Cycles of a thread per input, in f32 multiply-adds. An access to shared memory is worth four.
+        let (sums, operands) = (f64::from(thread_outputs * thread_vectors), f64::from(thread_outputs + thread_vectors));
+        let wide = sum_bytes(problem.dtype) as f64 / 4.0;
+        let slower = if problem.dtype == DType::F64 { machine.flops.f32 / machine.flops.f64 } else { 1.0 };
+        let staged_input = lanes * vectors / threads * (8.0 + 4.0 * lines(input_run));
+        let staged_weights = lanes * outputs / threads * (8.0 + 4.0 * lines(weight_run));
+        let cost = (sums * slower).max(4.0 * wide * operands) + staged_input + staged_weights + 40.0 / depth;
+        let resident = (1024.0 / threads).clamp(1.0, 8.0) * f64::from(machine.multiprocessors);
+        let steps = (c / depth).ceil() * depth;
+        let arithmetic = (tiles / resident).ceil() * steps * resident * threads * cost * 2.0 / machine.flops.f32;
+
+        let input = tiles * vectors * lanes * c * size * slowdown(input_run);
+        let weights = tiles * outputs * lanes * c * size * slowdown(weight_run);
+        let output = tiles * vectors * lanes * outputs * size * slowdown(output_run);
+        // What is read again comes from the second-level cache, about twice as fast.
+        let once = problem.bytes() * slowdown(input_run.min(output_run));
+        let traffic = (once + 0.5 * (input + weights + output - once).max(0.0)) / machine.bytes_per_second;
+        let latency = 3e-6 + 1e-6 * (c / depth).ceil();
+        arithmetic.max(traffic).max(latency) + 0.1 * (arithmetic + traffic + latency)
+    }
+
+    fn tiles(&self, n: usize) -> u64 {
+        let [a, b, _, d] = self.problem.pattern.shape();
+        let Tile { lanes, outputs, vectors, .. } = self.tile;
+        let tiles = |size: usize, tile: u32| size.div_ceil(tile as usize) as u64;
+        tiles(a * d, lanes) * tiles(b, outputs).saturating_mul(tiles(n, vectors))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors } = self.tile;
+        write!(
+            f,
+            "{lanes} lanes × {outputs} outputs × {vectors} vectors a block, {depth} inputs a stage, {thread_outputs} × \
+             {thread_vectors} sums a thread, {} threads, {} bytes of shared memory",
+            self.threads(),
+            self.shared_bytes
+        )
+    }
+}
+
+fn sum_bytes(dtype: DType) -> usize {
+    dtype.size().max(4)
+}
+
+/// The kernels' name of an element type; complex types have none and are refused before.
+pub(super) fn element(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "ks::F16",
+        DType::Bf16 => "ks::BF16",
+        DType::F32 => "ks::F32",
+        DType::F64 => "ks::F64",
+        DType::C64 | DType::C128 => "void",
+    }
+}
+
+/// The kernels' name of a layout.
+pub(super) fn layout_name(layout: Layout) -> &'static str {
+    match layout {
+        Layout::BatchFirst => "ks::Layout::BatchFirst",
+        Layout::BatchLast => "ks::Layout::BatchLast",
+    }
+}
+
+/// The kernels' name of an activation.
+pub(super) fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::None => "ks::Activation::None",
+        Activation::Relu => "ks::Activation::Relu",
+        Activation::Gelu => "ks::Activation::Gelu",
+        Activation::GeluTanh => "ks::Activation::GeluTanh",
+        Activation::Silu => "ks::Activation::Silu",
+    }
+}

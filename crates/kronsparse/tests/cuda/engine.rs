@@ -1,0 +1,81 @@
+//! The GPU engine behind the harness's question: inputs go to fenced memory of the device, at any element's offset.
+
+use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
+use kronsparse::{DType, Error, Layout, Result, Scalar};
+
+use crate::harness::inputs::{is_nan, nan};
+use crate::harness::{Case, Engine, Job, Ready};
+
+/// NaN elements before and after an array: 128 bytes at least, so that only the offset decides the alignment.
+const FENCE: usize = 64;
+
+/// The library's GPU engine, with arrays that start `offset` elements after an aligned address.
+pub(crate) struct Cuda {
+    pub(crate) device: Device,
+    pub(crate) offset: usize,
+    pub(crate) plans: Plans,
+}
+
+impl Cuda {
+    /// Aligned arrays, and arrays that start one and three elements later.
+    pub(crate) fn all(device: &Device, family: Option<String>) -> Vec<Cuda> {
+        let plans = family.map_or(Plans::Best, Plans::Family);
+        [0, 1, 3].map(|offset| Cuda { device: device.clone(), offset, plans: plans.clone() }).into()
+    }
+}
+
+/// What the GPU engine refuses. Nothing else.
+pub(crate) fn refusals(_case: &Case, dtype: DType, _engine: &str) -> Option<&'static str> {
+    dtype.is_complex().then_some("the GPU engine has no complex numbers")
+}
+
+impl Engine for Cuda {
+    fn name(&self) -> String {
+        format!("cuda {:?} offset={}", self.plans, self.offset)
+    }
+
+    fn prepare<'a, T: Scalar>(&'a self, job: Job<'a, T>) -> Result<Box<dyn Ready<T> + 'a>> {
+        let options = Options {
+            bias: job.bias.map(<[T]>::to_vec),
+            activation: job.activation,
+            plans: self.plans.clone(),
+            ..Options::default()
+        };
+        let operator = Operator::new(&self.device, job.chain, options)?;
+        Ok(Box::new(OnDevice { operator, stream: Stream::new(&self.device)?, offset: self.offset }))
+    }
+}
+
+struct OnDevice<T: Scalar> {
+    operator: Operator<T>,
+    stream: Stream,
+    offset: usize,
+}
+
+impl<T: Scalar> Ready<T> for OnDevice<T> {
+    fn run(&mut self, x: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()> {
+        let device = self.operator.device().clone();
+        let start = FENCE + self.offset;
+        let fenced = |inside: &[T]| -> Result<Buffer<T>> {
+            let mut memory = vec![nan::<T>(); inside.len() + 2 * FENCE + self.offset];
+            memory[start..start + inside.len()].copy_from_slice(inside);
+            Buffer::from_slice(&device, &memory)
+        };
+        let (on_device, result) = (fenced(x)?, fenced(&vec![nan::<T>(); y.len()])?);
+        let (from, to) = (on_device.pointer_at(start), result.pointer_at(start));
+        self.operator.prepare(n, layout)?;
+        // SAFETY: both addresses are those of `n · cols` and `n · rows` elements, which live until the end of this function;
+        // the copy below waits for the GPU.
+        unsafe { self.operator.launch(from, to, n, layout, &self.stream)? };
+        let memory = result.to_vec()?;
+        y.copy_from_slice(&memory[start..start + y.len()]);
+        let outside = memory[..start].iter().chain(&memory[start + y.len()..]);
+        match outside.filter(|value| !is_nan(**value)).count() {
+            0 => Ok(()),
+            count => Err(Error::Numerical {
+                what: "device memory".into(),
+                why: format!("{count} elements beside Y were written"),
+            }),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Random problems, and every tile of the plain family on a few, against the oracle.
+
+use std::sync::Arc;
+
+use fastrand::Rng;
+use kronsparse::cuda::{Device, Plans};
+use kronsparse::plan::gpu::{GpuPlan, plain};
+use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern};
+
+use crate::engine::{Cuda, refusals};
+use crate::harness::{Case, inputs, run};
+use crate::wanted_family;
+
+const REAL: [DType; 4] = [DType::F16, DType::Bf16, DType::F32, DType::F64];
+
+/// A size whose logarithm is evenly spread, so that 1 and 2 are as frequent as 100 to 200.
+fn size(rng: &mut Rng, most: usize) -> usize {
+    ((most as f64 + 1.0).powf(rng.f64()) as usize).clamp(1, most)
+}
+
+/// One factor, or two that multiply, small enough for the oracle.
+fn chain(rng: &mut Rng, n: usize) -> ChainPattern {
+    loop {
+        let p = [size(rng, 32), size(rng, 256), size(rng, 256), size(rng, 128)];
+        let mut patterns = vec![Pattern::new(p[0], p[1], p[2], p[3]).unwrap()];
+        if rng.u8(..4) == 0 {
+            // Another grouping of the same columns.
+            let cols = patterns[0].cols();
+            let divisors: Vec<usize> = (1..=cols).filter(|x| cols.is_multiple_of(*x)).collect();
+            let a = divisors[rng.usize(..divisors.len())];
+            let rest: Vec<usize> = divisors.into_iter().filter(|x| (cols / a).is_multiple_of(*x)).collect();
+            let d = rest[rng.usize(..rest.len())];
+            patterns.push(Pattern::new(a, cols / a / d, size(rng, 64), d).unwrap());
+        }
+        let work: usize = patterns.iter().map(|p| p.nnz()).sum();
+        let widest = patterns.iter().map(|p| p.rows().max(p.cols())).max().unwrap_or(0);
+        if work.saturating_mul(n) < 2_000_000 && work < 1_000_000 && widest.saturating_mul(n) < 1_000_000 {
+            return ChainPattern::new(patterns).unwrap();
+        }
+    }
+}
+
+pub(crate) fn patterns(device: &Device) -> Result<(), String> {
+    let count: usize = match std::env::var("KRONSPARSE_RANDOM") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("KRONSPARSE_RANDOM={text} is no whole number")),
+        Err(_) => 1000,
+    };
+    let seed = inputs::seed();
+    let mut rng = Rng::with_seed(seed);
+    let cases: Vec<Case> = (0..count)
+        .map(|at| {
+            let n = size(&mut rng, 400);
+            let chain = chain(&mut rng, n);
+            let (dtype, layout) = (REAL[rng.usize(..4)], Layout::ALL[rng.usize(..2)]);
+            let activation = if rng.bool() { Activation::None } else { Activation::ALL[rng.usize(..5)] };
+            let name = format!("random/{at} {:?}", chain.patterns());
+            Case {
+                name,
+                chain,
+                batch: vec![n],
+                layouts: vec![layout],
+                dtypes: vec![dtype],
+                bias: rng.bool(),
+                activation,
+            }
+        })
+        .collect();
+    let engines = Cuda::all(device, wanted_family());
+    run(&cases, &engines[..2], &refusals, seed).assert();
+    Ok(())
+}
+
+/// The planner picks few of the tiles that are legal; here each one multiplies.
+pub(crate) fn plain_tiles(device: &Device) -> Result<(), String> {
+    let seed = inputs::seed();
+    let mut rng = Rng::with_seed(seed);
+    let wanted: Vec<plain::Tile> = (0..120)
+        .map(|_| {
+            let mut power = |most: u32| 1 << rng.u32(..=most);
+            let (thread_outputs, thread_vectors) = (power(3), power(3));
+            plain::Tile {
+                lanes: power(5),
+                outputs: thread_outputs * power(4),
+                vectors: thread_vectors * power(5),
+                depth: power(4),
+                thread_outputs,
+                thread_vectors,
+            }
+        })
+        .collect();
+    let mut ran = 0;
+    for (at, &tile) in wanted.iter().enumerate() {
+        let pattern =
+            Pattern::new(size(&mut rng, 9), size(&mut rng, 70), size(&mut rng, 70), size(&mut rng, 40)).unwrap();
+        let (dtype, layout) = (REAL[rng.usize(..4)], Layout::ALL[rng.usize(..2)]);
+        let chain = ChainPattern::new(vec![pattern]).unwrap();
+        let case = Case {
+            name: format!("tile/{at} {pattern} {tile:?}"),
+            batch: vec![size(&mut rng, 90)],
+            layouts: vec![layout],
+            dtypes: vec![dtype],
+            bias: rng.bool(),
+            activation: Activation::None,
+            chain,
+        };
+        let legal = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let seen = legal.clone();
+        let plans = Plans::Custom(Arc::new(move |problem, machine| {
+            let plan = plain::Plan::new(problem, tile, machine);
+            seen.store(plan.is_ok(), std::sync::atomic::Ordering::Relaxed);
+            plan.map(GpuPlan::Plain)
+        }));
+        let engine = Cuda { device: device.clone(), offset: at % 2, plans };
+        let report = run(&[case], &[engine], &refusals, seed);
+        if legal.load(std::sync::atomic::Ordering::Relaxed) {
+            ran += 1;
+            report.assert();
+        }
+    }
+    assert!(ran >= 20, "only {ran} of 120 random tiles are legal");
+    println!("{ran} tiles");
+    Ok(())
+}
