@@ -10,27 +10,6 @@
 
 namespace ks {
 
-// One piece of X on its way to shared memory: VECTOR bytes, or zeros. Below 4 bytes there is no asynchronous copy.
-template <int VECTOR> KS_DEVICE void mma_copy(u8* to, const u8* from, bool valid) {
-  if constexpr (VECTOR >= 4) copy_async<VECTOR>(to, from, valid);
-  else store_shared2(to, valid ? load_global2(from) : u16(0));
-}
-
-// Calls f(line, piece) for this thread's share of LINES × PIECES.
-template <int THREADS, int LINES, int PIECES, class F> KS_DEVICE void mma_share(int thread, F f) {
-  constexpr int ALL = LINES * PIECES;
-  if constexpr (THREADS % PIECES == 0 && LINES % (THREADS / PIECES) == 0 && ALL / THREADS <= 32) {
-    const int line = thread / PIECES, piece = thread % PIECES;
-    KS_UNROLL
-    for (int k = 0; k < ALL / THREADS; ++k) f(line + k * (THREADS / PIECES), piece);
-  } else if constexpr (ALL % THREADS == 0 && ALL / THREADS <= 32) {
-    KS_UNROLL
-    for (int k = 0; k < ALL / THREADS; ++k) f((thread + k * THREADS) / PIECES, (thread + k * THREADS) % PIECES);
-  } else {
-    for (int u = thread; u < ALL; u += THREADS) f(u / PIECES, u % PIECES);
-  }
-}
-
 template <class Number, Layout LAYOUT, Activation KIND, bool BIAS, int A, int B, int C, int D, int ROWS, int LANES, int OUTS, int DEPTH, int STAGES,
           int WARPS_R, int WARPS_J, int WARPS_O, bool RESIDENT, bool REGROUP, int ALIGN, int SHARED>
 struct LanesMma {
@@ -68,7 +47,7 @@ struct LanesMma {
     constexpr int LINE = G::SPLIT ? LANES * E / VECTOR : 1, PIECES = G::LINE_BYTES / VECTOR;
     const u8* from = static_cast<const u8*>(args.x) + (((at.n0 * A + at.i) * C + l0) * D + (G::SPLIT ? at.j0 : 0)) * E;
     const i64 rows = args.n - at.n0;
-    mma_share<THREADS, ROWS, PIECES>(thread, [&](int row, int piece) {
+    share_pieces<THREADS, ROWS, PIECES>(thread, [&](int row, int piece) {
       bool valid = row < rows;
       i64 source = static_cast<i64>(row) * (i64(A) * C * D * E);
       int target = row * G::STRIDE;
@@ -77,13 +56,14 @@ struct LanesMma {
         if (C % DEPTH != 0) valid = valid && l0 + l < C;
         if (D % LANES != 0) valid = valid && at.j0 * E + byte < D * E;
         source += l * (i64(D) * E) + byte;
-        target += (((l / G::GROUP * G::TERMS + in_group / 4) * G::UNITS + byte / G::UNIT) * 4 + in_group % 4) * G::UNIT + byte % G::UNIT;
+        const int term = G::swap_term(row, in_group / 4), unit = G::swap_unit(row, byte / G::UNIT);
+        target += (((l / G::GROUP * G::TERMS + term) * G::UNITS + unit) * 4 + in_group % 4) * G::UNIT + byte % G::UNIT;
       } else {
         if (C % DEPTH != 0) valid = valid && piece * VECTOR < (C - l0) * (D * E);
         source += piece * VECTOR;
         target += piece * VECTOR;
       }
-      mma_copy<VECTOR>(stage + target, from + source, valid);
+      copy_piece<VECTOR>(stage + target, from + source, valid);
     });
   }
 
@@ -92,13 +72,13 @@ struct LanesMma {
     const i64 row = args.n * E;
     const u8* from = static_cast<const u8*>(args.x) + ((i64(at.i) * C + l0) * D + at.j0) * row + at.n0 * E;
     const i64 bytes = (args.n - at.n0) * E;
-    mma_share<THREADS, DEPTH * LANES, PIECES>(thread, [&](int line, int piece) {
+    share_pieces<THREADS, DEPTH * LANES, PIECES>(thread, [&](int line, int piece) {
       const int l = line / LANES, j = line % LANES, byte = piece * VECTOR;
       bool valid = byte < bytes;
       if (C % DEPTH != 0) valid = valid && l0 + l < C;
       if (D % LANES != 0) valid = valid && at.j0 + j < D;
       const int target = (j * DEPTH + l) * G::STRIDE + (((byte / 16) ^ ((l & 3) << 1)) * 16 + byte % 16);
-      mma_copy<VECTOR>(stage + target, from + (i64(l) * D + j) * row + byte, valid);
+      copy_piece<VECTOR>(stage + target, from + (i64(l) * D + j) * row + byte, valid);
     });
   }
 
@@ -149,7 +129,7 @@ struct LanesMma {
         KS_UNROLL
         for (int u = 0; u < G::WARP_UNITS; ++u)
           unit_words(words + (e * G::WARP_UNITS + u) * (G::UNIT / 4),
-                     from + (((group * G::TERMS + e) * G::UNITS + warp_lane * G::WARP_UNITS + u) * 4 + q) * G::UNIT);
+                     from + (((group * G::TERMS + G::swap_term(g, e)) * G::UNITS + G::swap_unit(g, warp_lane * G::WARP_UNITS + u)) * 4 + q) * G::UNIT);
       } else {
         const u8* lanes = from + ((group * G::GROUP + e * 4 + q) * D + warp_lane * JW) * E;
         if constexpr (G::UNIT >= 4) {
@@ -173,12 +153,39 @@ struct LanesMma {
     return permute_bytes(words[first / 2], words[second / 2], (first % 2 ? 0x32u : 0x10u) | (second % 2 ? 0x7600u : 0x5400u));
   }
 
-  KS_MEMBER void multiply_chunk(const u8* stage, const u8* weights) {
-    constexpr int WORDS = (G::TERMS * JW * E + 3) / 4;
+  // What a thread loads of X for a group of steps: batch-first by row, batch-last by unit of vectors.
+  static constexpr int WORDS = (G::TERMS * JW * E + 3) / 4;
+  using Rows = u32[LAST ? 1 : TILES][2][LAST ? 1 : WORDS];
+  using Units = u32[LAST ? JW : 1][LAST ? G::LAST_SETS : 1][LAST ? G::TERMS : 1][4];
+
+  // Fragment A of one row tile and lane.
+  KS_DEVICE typename Number::Data fragment(const Rows& rows, const Units& units, int tile, int step, int j) {
+    u32 a[4];
     KS_UNROLL
+    for (int r = 0; r < 4; ++r) {
+      const int half = r % 2, e = step * G::OWN + r / 2 * (G::OWN / 2);
+      if constexpr (LAST) {
+        const int set = tile / G::LAST_TILES, number = tile % G::LAST_TILES * 2 + half;
+        if constexpr (E == 4) a[r] = units[j][set][e][number];
+        else a[r] = permute_bytes(units[j][set][e][number / 2], units[j][set][e + 1][number / 2], half ? 0x7632u : 0x5410u);
+      } else {
+        if constexpr (E == 4) a[r] = rows[tile][half][e * JW + j];
+        else a[r] = pair(rows[tile][half], e * JW + j, (e + 1) * JW + j);
+      }
+    }
+    return Number::data(a);
+  }
+  // Fragments B of two neighbouring column groups.
+  KS_MEMBER void load_columns(typename Number::Weights& w0, typename Number::Weights& w1, const u8* from) const {
+    const U4 v = load_shared16(from + lane * 16);
+    w0 = Number::weights(v.v[0], v.v[1]), w1 = Number::weights(v.v[2], v.v[3]);
+  }
+
+  KS_MEMBER void multiply_chunk(const u8* stage, const u8* weights) {
+    KS_LOOP
     for (int group = 0; group < DEPTH / G::GROUP; ++group) {
-      u32 rows[LAST ? 1 : TILES][2][LAST ? 1 : WORDS];
-      u32 units[LAST ? JW : 1][LAST ? G::LAST_SETS : 1][LAST ? G::TERMS : 1][4];
+      Rows rows;
+      Units units;
       if constexpr (LAST) {
         KS_UNROLL
         for (int j = 0; j < JW; ++j)
@@ -200,32 +207,31 @@ struct LanesMma {
       for (int step = 0; step < G::STEPS; ++step) {
         KS_UNROLL
         for (int j = 0; j < JW; ++j) {
-          const u8* from = weights + (group * G::STEPS + step) * G::W_STEP + ((warp_lane * JW + j) * (OUTS / 16) + warp_out * (COLUMNS / 2)) * G::FRAGMENT + lane * 16;
-          typename Number::Weights w[COLUMNS];
-          KS_UNROLL
-          for (int pair = 0; pair < COLUMNS / 2; ++pair) {
-            const U4 v = load_shared16(from + pair * G::FRAGMENT);
-            w[2 * pair] = Number::weights(v.v[0], v.v[1]);
-            w[2 * pair + 1] = Number::weights(v.v[2], v.v[3]);
-          }
-          KS_UNROLL
-          for (int tile = 0; tile < TILES; ++tile) {
-            u32 a[4];
+          const u8* from = weights + (group * G::STEPS + step) * G::W_STEP + ((warp_lane * JW + j) * (OUTS / 16) + warp_out * (COLUMNS / 2)) * G::FRAGMENT;
+          if constexpr (TILES > 2 && !LAST) {
+            typename Number::Weights w[COLUMNS];
             KS_UNROLL
-            for (int r = 0; r < 4; ++r) {
-              const int half = r % 2, e = step * G::OWN + r / 2 * (G::OWN / 2);
-              if constexpr (LAST) {
-                const int set = tile / G::LAST_TILES, number = tile % G::LAST_TILES * 2 + half;
-                if constexpr (E == 4) a[r] = units[j][set][e][number];
-                else a[r] = permute_bytes(units[j][set][e][number / 2], units[j][set][e + 1][number / 2], half ? 0x7632u : 0x5410u);
-              } else {
-                if constexpr (E == 4) a[r] = rows[tile][half][e * JW + j];
-                else a[r] = pair(rows[tile][half], e * JW + j, (e + 1) * JW + j);
+            for (int u = 0; u < COLUMNS; u += 2) load_columns(w[u], w[u + 1], from + u / 2 * G::FRAGMENT);
+            KS_UNROLL
+            for (int tile = 0; tile < TILES; ++tile) {
+              const typename Number::Data x = fragment(rows, units, tile, step, j);
+              KS_UNROLL
+              for (int u = 0; u < COLUMNS; ++u) Number::multiply(sum[j][tile][u], x, w[u]);
+            }
+          } else {
+            typename Number::Data x[TILES];
+            KS_UNROLL
+            for (int tile = 0; tile < TILES; ++tile) x[tile] = fragment(rows, units, tile, step, j);
+            KS_UNROLL
+            for (int u = 0; u < COLUMNS; u += 2) {
+              typename Number::Weights w0, w1;
+              load_columns(w0, w1, from + u / 2 * G::FRAGMENT);
+              KS_UNROLL
+              for (int tile = 0; tile < TILES; ++tile) {
+                Number::multiply(sum[j][tile][u], x[tile], w0);
+                Number::multiply(sum[j][tile][u + 1], x[tile], w1);
               }
             }
-            const typename Number::Data x = Number::data(a);
-            KS_UNROLL
-            for (int u = 0; u < COLUMNS; ++u) Number::multiply(sum[j][tile][u], x, w[u]);
           }
         }
       }
@@ -326,7 +332,7 @@ struct LanesMma {
           }
         sync_block();
         constexpr int VECTOR = G::REGROUP_VECTOR, LINE = LANES * E / VECTOR;
-        mma_share<THREADS, ROWS, G::REGROUP_OUTS * LINE>(thread, [&](int row, int piece) {
+        share_pieces<THREADS, ROWS, G::REGROUP_OUTS * LINE>(thread, [&](int row, int piece) {
           const int o8 = piece / LINE, byte = piece % LINE * VECTOR;
           const int o = at.o0 + o8 / 8 * G::WARP_OUTS + u * 8 + o8 % 8;
           if (at.n0 + row >= args.n || o >= B || at.j0 * E + byte >= D * E) return;

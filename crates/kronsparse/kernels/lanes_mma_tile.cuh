@@ -5,11 +5,6 @@
 
 namespace ks {
 
-// The largest power of two, at most 16, that divides `bytes`.
-KS_DEVICE constexpr int vector_of(i64 bytes) { return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : bytes % 2 == 0 ? 2 : 1; }
-KS_DEVICE constexpr int smallest(int a, int b) { return a < b ? a : b; }
-KS_DEVICE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 // `least` doubled until that many times `bytes` are a multiple of 16, within `most`, of which it stays a divisor.
 KS_DEVICE constexpr int doublings_to_16(int least, int most, int bytes) {
   int k = least;
@@ -82,7 +77,14 @@ struct MmaTile {
   static constexpr int LINES = LAST ? DEPTH * LANES : ROWS;
   static constexpr int LINE_BYTES = LAST ? ROWS * E : SPLIT ? DEPTH * LANES * E : DEPTH * D * E;
   static_assert(!LAST || LINE_BYTES % 128 == 0, "a line of vectors is whole 128-byte rows of banks");
-  static constexpr int STRIDE = LAST ? LINE_BYTES : row_stride(LINE_BYTES, UNIT, WHOLE ? PAIRED * D * E : SPLIT ? UNIT : D * E);
+  // Split: the four units of a quad fill 64 (32) bytes; two (four) neighbouring rows take turns in a 128-byte row of banks, by
+  // xor on the lane unit with SWAP_UNITS of the row's low bits, and on the term with the others.
+  static constexpr int TURNS = 32 / UNIT;
+  static constexpr int SWAP_UNITS = SPLIT ? UNITS % TURNS == 0 ? TURNS : UNITS % 2 == 0 ? 2 : 1 : 1;
+  static constexpr bool SWAPPED = SPLIT && LINE_BYTES % 128 == 0 && TURNS / SWAP_UNITS <= TERMS;
+  KS_DEVICE constexpr int swap_unit(int row, int unit) { return SWAPPED ? unit ^ (row & (SWAP_UNITS - 1)) : unit; }
+  KS_DEVICE constexpr int swap_term(int row, int e) { return SWAPPED ? e ^ (row % TURNS / SWAP_UNITS) : e; }
+  static constexpr int STRIDE = LAST || SWAPPED ? LINE_BYTES : row_stride(LINE_BYTES, UNIT, WHOLE ? PAIRED * D * E : SPLIT ? UNIT : D * E);
   static constexpr int X_BYTES = LINES * STRIDE;
 
   // Fragments. A warp has TILES of 16 rows per lane; batch-last, a unit's vectors are the rows of UNIT_NUMBERS / 2 tiles.

@@ -2,14 +2,7 @@
 // store. A fragment A has 16 rows and STEP terms of the sum, B has STEP terms and 8 columns; thread 4g+q of a warp owns OWN
 // terms of rows g and g+8, and the same OWN terms of column g.
 #pragma once
-#include "ptx.cuh"
-
-// A function of a class, as KS_DEVICE is for functions of their own.
-#ifdef KS_EMULATED
-#define KS_MEMBER inline
-#else
-#define KS_MEMBER __device__ __forceinline__
-#endif
+#include "pieces.cuh"
 
 namespace ks {
 
