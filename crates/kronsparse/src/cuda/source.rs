@@ -6,6 +6,11 @@ use crate::plan::gpu::GpuPlan;
 pub const HEADERS: &[(&str, &str)] = &[
     ("args.cuh", include_str!("../../kernels/args.cuh")),
     ("epilogue.cuh", include_str!("../../kernels/epilogue.cuh")),
+    ("lanes_mma.cuh", include_str!("../../kernels/lanes_mma.cuh")),
+    ("lanes_mma_tile.cuh", include_str!("../../kernels/lanes_mma_tile.cuh")),
+    ("mma_number.cuh", include_str!("../../kernels/mma_number.cuh")),
+    ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
+    ("pieces.cuh", include_str!("../../kernels/pieces.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("types.cuh", include_str!("../../kernels/types.cuh")),

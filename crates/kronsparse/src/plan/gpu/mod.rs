@@ -3,7 +3,9 @@
 //! A family is a file with a type `Plan` (see [`plain::Plan`] for the methods) and a line in `families!` below: nothing
 //! else here or in the engine names it, but for its header in the list of embedded files.
 
+pub mod lanes_mma;
 mod machine;
+pub mod narrow;
 pub mod plain;
 mod tensor_map;
 
@@ -185,6 +187,8 @@ macro_rules! families {
 
 families! {
     Plain plain;
+    LanesMma lanes_mma;
+    Narrow narrow;
 }
 
 impl GpuPlan {

@@ -1,0 +1,301 @@
+//! The tensor-core family for compute capability 8.0 and later: `mma.sync` fed by `cp.async`, any layout, lanes and
+//! alignment. Its kernel is `kernels/lanes_mma.cuh`.
+
+use std::fmt;
+
+use super::plain::{activation_name, layout_name};
+use super::{GpuMachine, GpuProblem, Precision, Rejected, TensorMap};
+use crate::{DType, Layout};
+
+mod candidates;
+mod geometry;
+
+pub(super) use geometry::vector_of;
+pub use geometry::{Geometry, Rows};
+
+/// How a block cuts the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Vectors of a block.
+    pub rows: usize,
+    /// Lanes `j` of a block.
+    pub lanes: usize,
+    /// Outputs `o` of a block.
+    pub outputs: usize,
+    /// Inputs `l` of a stage of the ring.
+    pub depth: usize,
+    /// Stages of the ring.
+    pub stages: usize,
+    /// Warps that share the rows.
+    pub row_warps: usize,
+    /// Warps that share the lanes.
+    pub lane_warps: usize,
+    /// Warps that share the outputs.
+    pub output_warps: usize,
+    /// Whether the weights stay in shared memory while the block walks over the batch.
+    pub resident: bool,
+    /// Whether outputs pass through shared memory, to be stored in longer runs.
+    pub regroup: bool,
+}
+
+impl Tile {
+    fn threads(self) -> usize {
+        32 * self.row_warps * self.lane_warps * self.output_warps
+    }
+}
+
+/// A legal tile for a problem.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    problem: GpuProblem,
+    tile: Tile,
+    geometry: Geometry,
+    /// Blocks that the machine holds at once.
+    slots: usize,
+}
+
+/// 32-bit registers of a multiprocessor.
+const REGISTERS: usize = 65536;
+/// Bytes of shared memory that the driver keeps for itself, per block.
+const SHARED_RESERVED: usize = 1024;
+/// The largest grid that CUDA allows in its first dimension.
+const LARGEST_GRID: usize = (1 << 31) - 1;
+
+impl Plan {
+    /// The only way to get a plan: f16, bf16 or f32 on compute capability 8.0 or later, a tile that its warps share
+    /// evenly, registers and shared memory that suffice.
+    pub fn new(problem: &GpuProblem, tile: Tile, machine: &GpuMachine) -> Result<Plan, Rejected> {
+        let GpuProblem { pattern, dtype, precision, layout, .. } = *problem;
+        if !matches!(dtype, DType::F16 | DType::Bf16 | DType::F32) {
+            return Err(Rejected::Element(dtype));
+        }
+        if machine.capability < (8, 0) {
+            return Err(Rejected::Capability { needs: (8, 0), has: machine.capability });
+        }
+        if let Some(rule) = Geometry::rule(pattern, dtype, layout, tile) {
+            return Err(Rejected::Rule(rule));
+        }
+        let geometry = Geometry::new(pattern, dtype, layout, tile);
+        if geometry.shared > machine.shared_per_block as usize {
+            let needs = u32::try_from(geometry.shared).unwrap_or(u32::MAX);
+            return Err(Rejected::SharedMemory { needs, has: machine.shared_per_block });
+        }
+        let (needs, has) = (registers(&geometry, dtype, precision), (REGISTERS / tile.threads()).min(255));
+        if needs > has {
+            let sums = geometry.sums;
+            return Err(Rejected::Rule(format!(
+                "{sums} sums a thread need about {needs} registers, a thread of {} can have {has}",
+                tile.threads()
+            )));
+        }
+        // The opt-in maximum of a block is what a multiprocessor has, less what is reserved for one block.
+        let shared = machine.shared_per_block as usize + SHARED_RESERVED;
+        let per_multiprocessor = (shared / (geometry.shared + SHARED_RESERVED))
+            .min(REGISTERS / (tile.threads() * needs.next_multiple_of(8)))
+            .min(1536 / tile.threads())
+            .max(1);
+        let slots = per_multiprocessor * machine.multiprocessors as usize;
+        Ok(Plan { problem: problem.clone(), tile, geometry, slots })
+    }
+
+    /// Tiles worth trying, the fastest by estimate first; at most 48.
+    pub fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan> {
+        candidates::candidates(problem, machine)
+    }
+
+    /// What is multiplied.
+    pub fn problem(&self) -> &GpuProblem {
+        &self.problem
+    }
+    /// How the work is cut.
+    pub fn tile(&self) -> Tile {
+        self.tile
+    }
+    /// What follows from the tile.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+    /// The template's numbers, in the order of `ks::lanes_mma`.
+    pub fn arguments(&self) -> String {
+        let Plan { problem, tile, geometry, slots: _ } = self;
+        let GpuProblem { pattern, dtype, precision, layout, batch: _, aligned, bias, activation } = problem;
+        let Tile { rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps, resident, regroup } = tile;
+        let [a, b, c, d] = pattern.shape();
+        let number = match (dtype, precision) {
+            (DType::F16, _) => "ks::MmaF16",
+            (DType::Bf16, _) => "ks::MmaBf16",
+            (_, Precision::Tf32) => "ks::MmaTf32",
+            (_, Precision::Full) => "ks::MmaF32",
+        };
+        let align = if *aligned { 16 } else { geometry.size };
+        format!(
+            "{number}, {}, {}, {bias}, {a}, {b}, {c}, {d}, {rows}, {lanes}, {outputs}, {depth}, {stages}, {row_warps}, \
+             {lane_warps}, {output_warps}, {resident}, {regroup}, {align}, {}",
+            layout_name(*layout),
+            activation_name(*activation),
+            geometry.shared,
+        )
+    }
+    /// None.
+    pub fn prelude(&self) -> String {
+        String::new()
+    }
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.tile.threads() as u32
+    }
+    /// Bytes of shared memory of a block.
+    pub fn shared_bytes(&self) -> u32 {
+        self.geometry.shared as u32
+    }
+    /// As many blocks as the machine holds at once, which walk over the batch. Blocks with resident weights stay with
+    /// their lanes and outputs, so their number is a multiple of the groups.
+    pub fn grid(&self, n: usize) -> u32 {
+        let row_tiles = n.div_ceil(self.tile.rows).max(1);
+        let blocks = if self.tile.resident {
+            self.geometry.groups * self.walkers(row_tiles)
+        } else {
+            self.geometry.groups.saturating_mul(row_tiles).min(self.slots)
+        };
+        blocks.min(LARGEST_GRID) as u32
+    }
+    /// No clusters.
+    pub fn cluster(&self) -> u32 {
+        1
+    }
+    /// `[group][step][lane][16 outputs][thread][word][number]`, everything rounded up to whole tiles.
+    pub fn packed_len(&self) -> usize {
+        self.geometry.groups * self.geometry.weight_bytes / self.geometry.size
+    }
+    /// Where weight `(i, o, l, j)` stands: in the fragment of its lane, its term's step and its 16 outputs.
+    pub fn packed_index(&self, i: usize, o: usize, l: usize, j: usize) -> usize {
+        let Tile { lanes, outputs, depth, output_warps, .. } = self.tile;
+        let geometry = &self.geometry;
+        let Geometry { size, step, own, terms, chunks, lane_tiles, output_tiles, .. } = *geometry;
+        let group = (i * lane_tiles + j / lanes) * output_tiles + o / outputs;
+        let (quad, place) = geometry.term_place(l);
+        let at_step = l / (4 * terms) * (terms / own) + place / own;
+        let (word, number) = (place % own / (own / 2), place % own % (own / 2));
+        let warp_outputs = outputs / output_warps;
+        let (column, pair, x) = geometry.output_place(o % warp_outputs);
+        let column = o % outputs / warp_outputs * (warp_outputs / 8) + column;
+        let thread = (2 * pair + x) * 4 + quad;
+        let fragment = ((group * (chunks * depth / step) + at_step) * lanes + j % lanes) * (outputs / 16) + column / 2;
+        ((fragment * 32 + thread) * 4 + column % 2 * 2 + word) * (4 / size) + number
+    }
+    /// The order depends on the lanes and outputs of block and warp, and on which terms a thread takes.
+    pub fn packing(&self) -> String {
+        let Tile { lanes, outputs, depth, output_warps, .. } = self.tile;
+        let Geometry { terms, paired, run, chunks, .. } = self.geometry;
+        let (warp, inputs) = (outputs / output_warps, chunks * depth);
+        format!("lanes of {lanes}, outputs of {outputs} in {warp} by {run}, inputs to {inputs} by {terms}/{paired}")
+    }
+    /// None.
+    pub fn tensor_maps(&self, _n: usize) -> Vec<TensorMap> {
+        Vec::new()
+    }
+
+    /// Blocks per group that walk over `row_tiles` tiles of rows: the number that ends first.
+    fn walkers(&self, row_tiles: usize) -> usize {
+        let groups = self.geometry.groups;
+        let most = row_tiles.min(2 * self.slots / groups + 1);
+        // Loading the weights costs about as much as a tile of rows.
+        let cost = |walkers: usize| (groups * walkers).div_ceil(self.slots) * (row_tiles.div_ceil(walkers) + 1);
+        (1..=most).min_by_key(|&walkers| cost(walkers)).unwrap_or(1)
+    }
+
+    /// The largest of memory traffic (with what short runs waste), second-level cache traffic, shared-memory traffic and
+    /// tensor-core time, for whole rounds of blocks; and the time that the first and last tile are not overlapped.
+    pub fn seconds(&self, machine: &GpuMachine) -> f64 {
+        let Plan { problem, tile, geometry, slots } = self;
+        let [_, b, c, d] = problem.pattern.shape();
+        let n = problem.batch.max(1);
+        let size = geometry.size as f64;
+        let row_tiles = n.div_ceil(tile.rows);
+        let grid = self.grid(n) as usize;
+        let items = geometry.groups * row_tiles;
+        // Tiles that the busiest multiprocessor's blocks do, as a share of all.
+        let rounds = if tile.resident {
+            grid.div_ceil(*slots) * row_tiles.div_ceil(grid / geometry.groups)
+        } else {
+            items.div_ceil(grid)
+        };
+        let at_once = (*slots).min(grid);
+        let multiprocessors = (machine.multiprocessors as usize).min(at_once) as f64;
+        let per_multiprocessor = at_once as f64 / multiprocessors;
+        let tiles = rounds as f64 * per_multiprocessor; // per multiprocessor
+
+        let (rows, lanes, outputs) = (tile.rows as f64, tile.lanes as f64, tile.outputs as f64);
+        let terms = (geometry.chunks * tile.depth) as f64;
+        // Tensor cores: mma.sync reaches about 0.6 of the peak; f32 takes three products.
+        let products = rows * lanes * outputs * terms * 2.0;
+        let (peak, passes) = match (problem.dtype, problem.precision) {
+            (DType::F32, Precision::Tf32) => (machine.flops.tf32, 1.0),
+            (DType::F32, Precision::Full) => (machine.flops.tf32, 4.0),
+            _ => (machine.flops.half, 1.0),
+        };
+        let all = f64::from(machine.multiprocessors);
+        let tensor = tiles * products * passes / (0.6 * peak / all);
+        // Shared memory, 128 bytes a clock: X in and once out per warp of outputs, weights per warp of rows and row tile.
+        let x_tile = rows * lanes * terms * size;
+        let w_tile = geometry.weight_bytes as f64;
+        let y_tile = rows * lanes * outputs * size;
+        let reuse = match geometry.rows {
+            Rows::Gather => 8.0 / geometry.unit as f64,
+            _ => 1.0,
+        };
+        let shared = x_tile * (1.0 + reuse * tile.output_warps as f64)
+            + w_tile * (tile.row_warps as f64 + if tile.resident { 0.0 } else { 1.0 })
+            + if tile.regroup { 2.0 * y_tile } else { 0.0 };
+        let clock = machine.flops.f32 / (256.0 * all);
+        let shared = tiles * shared / (128.0 * clock);
+        // Second-level cache: about twice the memory's rate.
+        let weights = if tile.resident { grid as f64 } else { items as f64 } * w_tile;
+        let cache = items as f64 * (x_tile + y_tile) + weights;
+        let cache = cache / (2.0 * machine.bytes_per_second * (multiprocessors / all).max(0.1));
+        // Memory, by the length of runs.
+        let efficiency = |run: f64, whole: bool| match run {
+            r if r >= 64.0 || (whole && r >= 32.0) => 1.0,
+            r if r >= 32.0 => 0.7,
+            r => (r / 32.0).max(0.1),
+        };
+        let whole = tile.lanes >= d;
+        let (x_run, y_run) = match problem.layout {
+            Layout::BatchLast => (rows * size, rows * size),
+            Layout::BatchFirst if whole => ((tile.depth.min(c) * d) as f64 * size, (tile.outputs.min(b) * d) as f64 * size),
+            Layout::BatchFirst => (lanes * size, if tile.regroup { lanes } else { lanes.min(16.0 / size) } * size),
+        };
+        let pattern = problem.pattern;
+        let x_bytes = (n * pattern.cols()) as f64 * size / efficiency(x_run, whole);
+        let y_bytes = (n * pattern.rows()) as f64 * size / efficiency(y_run, whole).max(0.5);
+        let occupied = (at_once as f64 * geometry.stage_bytes as f64 * (tile.stages - 1) as f64)
+            / (machine.bytes_per_second * 1.0e-6);
+        let memory = (x_bytes + y_bytes + pattern.nnz() as f64 * size) / machine.bytes_per_second / occupied.clamp(0.05, 1.0);
+        // Copies that are not asynchronous wait for each other.
+        let piece = if problem.aligned { vector_of(d * c * geometry.size) } else { geometry.size };
+        let slow = if piece < 4 { 4.0 } else { 1.0 };
+        let latency = 3.0e-6 + 1.0e-6 * (geometry.chunks as f64 / (tile.stages - 1) as f64).min(4.0);
+        let longest = (memory * slow).max(cache).max(shared).max(tensor);
+        longest + 0.1 * (memory + cache + shared + tensor) + latency
+    }
+}
+
+/// Registers of a thread, as compilations showed: sums, loaded words of X, fragments, and addresses.
+fn registers(geometry: &Geometry, dtype: DType, precision: Precision) -> usize {
+    let fragments = if dtype == DType::F32 && precision == Precision::Full { 128 } else { 64 };
+    geometry.sums + geometry.words + fragments
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tile { rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps, resident, regroup } = self.tile;
+        let weights = if resident { "resident" } else { "streamed" };
+        let regrouped = if regroup { ", outputs regrouped" } else { "" };
+        write!(
+            f,
+            "{rows} rows × {lanes} lanes × {outputs} outputs a block, {stages} stages of {depth} inputs, \
+             {row_warps} × {lane_warps} × {output_warps} warps, weights {weights}{regrouped}, {} bytes of shared memory",
+            self.geometry.shared
+        )
+    }
+}
