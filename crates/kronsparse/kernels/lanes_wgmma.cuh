@@ -17,11 +17,28 @@
 namespace ks {
 
 // How the box of X lies in shared memory.
-enum Geometry {
-  LINES = 0,  // all d lanes: 128-byte lines of consecutive (l, j), swizzled; [line][row][128]
-  RUNS = 1,   // all d lanes where d is no power of two: [row][l][j], plain
-  SLICES = 2, // some of the lanes: [row][l][LANES], plain
-  BATCH = 3,  // batch-last: [64 or 32 vectors][l][128 bytes of vectors], swizzled
+enum class Geometry {
+  Lines,   // all d lanes: 128-byte lines of consecutive (l, j), swizzled; [line][row][128]
+  Runs,    // all d lanes where d is no power of two: [row][l][j], plain
+  Slices,  // some of the lanes: [row][l][LANES], plain
+  Batch,   // batch-last: [64 or 32 vectors][l][128 bytes of vectors], swizzled
+};
+
+// The numbers that the host prints, in its order (plan/gpu/lanes_wgmma.rs explains each).
+template <class T_, Geometry GEOMETRY_, Activation ACTIVATION_, bool BIAS_, int A_, int B_, int C_, int D_, int LANES_PER_GROUP_,
+          int LANE_GROUPS_, int ROW_GROUPS_, int OUT_GROUPS_, int OUTS_PER_GROUP_, int MTILES_, int DEPTH_, int STAGES_, int SHARE_X_,
+          int SHARE_W_, int STAGED_OUTS_, int TOGETHER_, int PIECE_, bool SPREAD_ROWS_, int CONSUMER_REGISTERS_>
+struct WgmmaTile {
+  using T = T_;
+  static constexpr Geometry GEOMETRY = GEOMETRY_;
+  static constexpr Activation ACTIVATION = ACTIVATION_;
+  static constexpr bool BIAS = BIAS_, SPREAD_ROWS = SPREAD_ROWS_;
+  static constexpr int A = A_, B = B_, C = C_, D = D_;
+  static constexpr int LANES_PER_GROUP = LANES_PER_GROUP_, LANE_GROUPS = LANE_GROUPS_, ROW_GROUPS = ROW_GROUPS_;
+  static constexpr int OUT_GROUPS = OUT_GROUPS_, OUTS_PER_GROUP = OUTS_PER_GROUP_, MTILES = MTILES_;
+  static constexpr int DEPTH = DEPTH_, STAGES = STAGES_, SHARE_X = SHARE_X_, SHARE_W = SHARE_W_;
+  static constexpr int STAGED_OUTS = STAGED_OUTS_, TOGETHER = TOGETHER_, PIECE = PIECE_;
+  static constexpr int CONSUMER_REGISTERS = CONSUMER_REGISTERS_;
 };
 
 // Everything that follows from the numbers of a tile.
@@ -34,7 +51,7 @@ template <class Tile> struct Shape : Tile {
   static constexpr int STEP = HALF ? 16 : 8;             // l's of one wgmma
   static constexpr int SLOTS = HALF ? 4 : 2;             // l's that one thread holds of each step
   static constexpr int UNIT = 16 / SIZE;                 // numbers in 16 bytes
-  static constexpr bool LAST = Tile::GEOMETRY == BATCH;
+  static constexpr bool LAST = Tile::GEOMETRY == Geometry::Batch;
   static constexpr int MTILES = LAST ? UNIT / 2 : Tile::MTILES;
   static constexpr int LANES = Tile::LANES_PER_GROUP * Tile::LANE_GROUPS;
   static constexpr int GROUPS = Tile::LANE_GROUPS * Tile::ROW_GROUPS * Tile::OUT_GROUPS;  // consumer warpgroups
@@ -102,7 +119,7 @@ template <class S> struct Gather {
           // The thread's numbers of this row, [slot][lane] of the fragments, as 32-bit words.
           constexpr int COUNT = S::SLOTS * L, WORDS = COUNT * S::SIZE / 4;
           u32 w[WORDS];
-          if constexpr (S::GEOMETRY == LINES && L * S::SIZE < 16 && L < S::D) {
+          if constexpr (S::GEOMETRY == Geometry::Lines && L * S::SIZE < 16 && L < S::D) {
             // Several warpgroups share the lanes of a unit: each reads its own.
             KS_UNROLL
             for (int r = 0; r < S::SLOTS; ++r) {
@@ -111,7 +128,7 @@ template <class S> struct Gather {
               if constexpr (L * S::SIZE == 4) w[r] = load_shared4(from);
               else put(w, 2 * r, load_shared8(from));
             }
-          } else if constexpr (S::GEOMETRY == LINES && S::D < S::UNIT * S::SLOTS && S::UNIT % S::D == 0) {
+          } else if constexpr (S::GEOMETRY == Geometry::Lines && S::D < S::UNIT * S::SLOTS && S::UNIT % S::D == 0) {
             // 16 bytes hold UNIT / D consecutive l's: several slots, or (d = 1, and f32 with d = 2 or less) several steps.
             constexpr int PER_UNIT = S::UNIT / S::D;  // l's
             if constexpr (PER_UNIT >= S::SLOTS) {
@@ -125,7 +142,7 @@ template <class S> struct Gather {
               KS_UNROLL
               for (int r = 0; r < UNITS; ++r) put(w, 4 * r, load_shared16(line(x, row, step * 4 * UNITS + q + 4 * r)));
             }
-          } else if constexpr (S::GEOMETRY == LINES) {
+          } else if constexpr (S::GEOMETRY == Geometry::Lines) {
             // Every l has UNITS units of lanes; a slot is one l.
             constexpr int UNITS = S::D / S::UNIT, MINE = L / S::UNIT;
             KS_UNROLL
@@ -136,7 +153,7 @@ template <class S> struct Gather {
                 put(w, (r * MINE + v) * 4, load_shared16(line(x, row, l * UNITS + group_lane * MINE + v)));
               }
             }
-          } else if constexpr (S::GEOMETRY == RUNS) {
+          } else if constexpr (S::GEOMETRY == Geometry::Runs) {
             // SLOTS consecutive l's of all lanes are one run.
             const u8* at = x + row * (S::DEPTH * S::D * S::SIZE) + (step * S::STEP + S::SLOTS * q) * (S::D * S::SIZE);
             if constexpr (WORDS % 4 == 0) {
@@ -175,7 +192,7 @@ template <class S> struct Gather {
   }
 
  private:
-  // The l that slot `r` of a thread stands for, in the geometry LINES.
+  // The l that slot `r` of a thread stands for, in the geometry Lines.
   static KS_DEVICE u32 l_of_slot(int step, u32 q, int r) {
     if constexpr (S::D >= S::UNIT) {
       return step * S::STEP + q + 4 * r;
@@ -190,11 +207,11 @@ template <class S> struct Gather {
       }
     }
   }
-  // Address of 16-byte unit `unit` of a row in the geometry LINES.
+  // Address of 16-byte unit `unit` of a row in the geometry Lines.
   static KS_DEVICE const u8* line(const u8* x, u32 row, u32 unit) {
     return x + (unit >> 3) * (S::ROWS * 128) + row * 128 + (((unit ^ row) & 7) << 4);
   }
-  // Geometry SLICES with 64 or 128-byte runs: the copy engine's swizzle of that span. Shorter runs are not swizzled.
+  // Geometry Slices with 64 or 128-byte runs: the copy engine's swizzle of that span. Shorter runs are not swizzled.
   static KS_DEVICE u32 swizzle(u32 at) {
     if constexpr (S::LANES * S::SIZE == 64) return at ^ ((at >> 3) & 0x30);
     else if constexpr (S::LANES * S::SIZE == 128) return at ^ ((at >> 3) & 0x70);
@@ -271,11 +288,11 @@ template <class S> KS_DEVICE void produce(const Args& args, const TensorMap* map
       } else {
         for (int part = x_part; part < S::X_PARTS; part += SX) {
           const int first = part * PART_ROWS;
-          if constexpr (S::GEOMETRY == LINES) {
+          if constexpr (S::GEOMETRY == Geometry::Lines) {
             constexpr int LINE = 128 / S::SIZE, COUNT = S::DEPTH * S::D / LINE;
             for (int k = 0; k < COUNT; ++k)
               bring<S>(ring.x(stage) + k * (S::ROWS * 128) + first * 128, map, full, (chunk * COUNT + k) * LINE, p.super_block, row0 + first, 0, x_mask);
-          } else if constexpr (S::GEOMETRY == RUNS) {
+          } else if constexpr (S::GEOMETRY == Geometry::Runs) {
             constexpr int RUN = S::DEPTH * S::D;
             bring<S>(ring.x(stage) + first * (RUN * S::SIZE), map, full, chunk * RUN, p.super_block, row0 + first, 0, x_mask);
           } else {
@@ -312,10 +329,11 @@ template <class S> struct Finish {
         const i64 feature = (static_cast<i64>(p.super_block) * S::B + o) * S::D + p.lane_tile;
         if (o < S::B && n0 < args.n) {
           float v[S::UNIT];
-          const float bias = S::BIAS ? read_bias(args, feature) : 0.f;
+          float bias = 0.f;
+          if constexpr (S::BIAS) bias = bias_of(args, feature);
           KS_UNROLL
           for (int s = 0; s < S::UNIT; ++s) v[s] = sums[s / 2][(m / 2) * 4 + (s % 2) * 2 + m % 2];
-          finish(v, bias);
+          complete(v, bias);
           store_global16(y + (feature * args.n + n0) * S::SIZE, Pack<T>::unit(v));
         }
       }
@@ -342,10 +360,10 @@ template <class S> struct Finish {
                 const int at = u * S::UNIT + e, m = s * S::TOGETHER + at / L, j = at % L;
                 v[e] = sums[mt * L + j][(m / 2) * 4 + h * 2 + m % 2];
                 if constexpr (S::BIAS) {
-                  if (o + at / L < S::B) v[e] += read_bias(args, feature + at);
+                  if (o + at / L < S::B) v[e] += bias_of(args, feature + at);
                 }
               }
-              finish(v, 0.f);
+              complete(v, 0.f);
               // B is a multiple of TOGETHER: a run is inside or outside.
               if (n < args.n && o < S::B) store_global16(static_cast<u8*>(args.y) + (n * (S::A * S::B * S::D) + feature + u * S::UNIT) * S::SIZE, Pack<T>::unit(v));
             }
@@ -388,10 +406,10 @@ template <class S> struct Finish {
                 v[e] = sums[mt * L + u * S::UNIT + e][(m / 2) * 4 + h * 2 + m % 2];
                 if constexpr (S::BIAS) {
                   const int out = out0 + round * S::STAGED_OUTS + o, j = p.lane_tile * S::LANES + lane + e;
-                  if (out < S::B && j < S::D) v[e] += read_bias(args, (static_cast<i64>(p.super_block) * S::B + out) * S::D + j);
+                  if (out < S::B && j < S::D) v[e] += bias_of(args, (static_cast<i64>(p.super_block) * S::B + out) * S::D + j);
                 }
               }
-              finish(v, 0.f);
+              complete(v, 0.f);
               u8* to = buffer + ((row * S::STAGED_OUTS + o) * S::LANES + lane) * S::SIZE;
               const U4 unit = Pack<T>::unit(v);
               if constexpr (L * S::SIZE >= 16) store_shared16(to, unit);
@@ -412,8 +430,8 @@ template <class S> struct Finish {
       }
     }
   }
-  static KS_DEVICE float read_bias(const Args& args, i64 at) { return Number<T>::load(static_cast<const u8*>(args.bias) + at * S::SIZE); }
-  static KS_DEVICE void finish(float (&v)[S::UNIT], float bias) {
+  static KS_DEVICE float bias_of(const Args& args, i64 at) { return T::load(args.bias, at); }
+  static KS_DEVICE void complete(float (&v)[S::UNIT], float bias) {
     KS_UNROLL
     for (int e = 0; e < S::UNIT; ++e) v[e] = activate<S::ACTIVATION>(v[e] + bias);
   }

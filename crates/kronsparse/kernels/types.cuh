@@ -43,17 +43,6 @@ template <class A> struct IsSame<A, A> { static constexpr bool value = true; };
 template <class T> struct Multiply { using Type = T; };
 template <> struct Multiply<F32> { using Type = TF32; };
 
-// One stored number as f32.
-template <class T> struct Number {
-  static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
-};
-template <> struct Number<F16> {
-  static KS_DEVICE float load(const void* p) { return widen_f16(load_global2(p)); }
-};
-template <> struct Number<BF16> {
-  static KS_DEVICE float load(const void* p) { return widen_bf16(load_global2(p)); }
-};
-
 // f32 numbers rounded to 16 bytes of the stored type.
 template <class T> struct Pack {
   static KS_DEVICE U4 unit(const float (&v)[4]) { return {{bits(v[0]), bits(v[1]), bits(v[2]), bits(v[3])}}; }
