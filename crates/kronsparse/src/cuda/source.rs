@@ -11,6 +11,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("mma_number.cuh", include_str!("../../kernels/mma_number.cuh")),
     ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("pieces.cuh", include_str!("../../kernels/pieces.cuh")),
+    ("lanes_wgmma.cuh", include_str!("../../kernels/lanes_wgmma.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("types.cuh", include_str!("../../kernels/types.cuh")),

@@ -4,15 +4,18 @@
 //! else here or in the engine names it, but for its header in the list of embedded files.
 
 pub mod lanes_mma;
+pub mod lanes_wgmma;
 mod machine;
 pub mod narrow;
 pub mod plain;
 mod tensor_map;
+mod weight_parts;
 
 use std::fmt;
 
 pub use machine::{Flops, GpuMachine};
 pub use tensor_map::{Operand, Swizzle, TensorMap};
+pub use weight_parts::WeightParts;
 
 use crate::{Activation, DType, Error, Layout, Pattern, Result, Scalar};
 
@@ -167,6 +170,10 @@ macro_rules! families {
             pub fn packing(&self) -> String {
                 match self { $(GpuPlan::$variant(plan) => format!(concat!(stringify!($module), " {}"), plan.packing())),* }
             }
+            /// What the packed copy holds of each weight.
+            pub fn weight_parts(&self) -> WeightParts {
+                match self { $(GpuPlan::$variant(plan) => plan.weight_parts()),* }
+            }
             /// The tensor maps that the kernel takes after its `Args`, in order, for `n` vectors.
             pub fn tensor_maps(&self, n: usize) -> Vec<TensorMap> {
                 match self { $(GpuPlan::$variant(plan) => plan.tensor_maps(n)),* }
@@ -188,6 +195,7 @@ macro_rules! families {
 families! {
     Plain plain;
     LanesMma lanes_mma;
+    LanesWgmma lanes_wgmma;
     Narrow narrow;
 }
 
@@ -199,6 +207,7 @@ impl GpuPlan {
             let (expected, found) = (pattern.nnz(), weights.len());
             return Err(Error::Length { what: "weights (a·b·c·d)", expected, found });
         }
+        let parts = self.weight_parts();
         let mut packed = vec![T::ZERO; self.packed_len()];
         let [a, b, c, d] = pattern.shape();
         let mut rows = weights.chunks_exact(d);
@@ -207,7 +216,16 @@ impl GpuPlan {
                 for l in 0..c {
                     let row = rows.next().expect("a·b·c rows of d weights");
                     for (j, &weight) in row.iter().enumerate() {
-                        packed[self.packed_index(i, o, l, j)] = weight;
+                        let at = self.packed_index(i, o, l, j);
+                        match parts {
+                            WeightParts::Whole => packed[at] = weight,
+                            WeightParts::Tf32 => packed[at] = T::narrow(weight_parts::tf32(weight.widen())),
+                            WeightParts::HighLow { low_after } => {
+                                let (high, low) = weight_parts::high_low(weight.widen());
+                                packed[at] = T::narrow(high);
+                                packed[at + low_after] = T::narrow(low);
+                            }
+                        }
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::plain::{activation_name, element, layout_name};
-use super::{GpuMachine, GpuProblem, Rejected, TensorMap};
+use super::{GpuMachine, GpuProblem, Rejected, TensorMap, WeightParts};
 use crate::{DType, Layout};
 
 /// How a block cuts the work.
@@ -236,6 +236,10 @@ impl Plan {
         let inputs = self.problem.pattern.c().next_multiple_of(depth);
         format!("lanes of {lanes} by {thread_lanes}, outputs of {outputs} by {thread_outputs}, inputs to {inputs}")
     }
+    /// Weights as they are.
+    pub fn weight_parts(&self) -> WeightParts {
+        WeightParts::Whole
+    }
     /// None.
     pub fn tensor_maps(&self, _n: usize) -> Vec<TensorMap> {
         Vec::new()
@@ -268,7 +272,8 @@ impl Plan {
         let inputs = stages * (depth / split) as f64;
         // X in, partial sums out and in.
         let staging = stages * (depth * lanes * vectors) as f64 * size / 16.0 * 4.0 / threads as f64;
-        let summing = (vectors * lanes * outputs) as f64 * (split as f64 + 20.0) / threads as f64 + vectors as f64 * pieces;
+        let summing =
+            (vectors * lanes * outputs) as f64 * (split as f64 + 20.0) / threads as f64 + vectors as f64 * pieces;
         let instructions = inputs * per_input + staging + summing;
         // A warp starts one instruction in four clocks when alone; a multiprocessor starts four a clock.
         let warps = (threads as f64 / 32.0) * (blocks / multiprocessors).ceil().min(fitting as f64);
@@ -282,7 +287,8 @@ impl Plan {
         let sector = (32.0 / run).max(1.0);
         let cache = (weights * vector_tiles + x * sector) / (2.0 * machine.bytes_per_second);
         // Too few bytes under way do not fill the memory.
-        let under_way = (blocks.min(slots) * threads as f64 * 16.0 * pieces * (depth / split) as f64 / group).min(weights);
+        let under_way =
+            (blocks.min(slots) * threads as f64 * 16.0 * pieces * (depth / split) as f64 / group).min(weights);
         let filled = (under_way / (machine.bytes_per_second * 1.0e-6)).min(1.0);
         let memory = weights / machine.bytes_per_second / filled.max(0.05).sqrt();
         2.0e-6 + rounds * 1.0e-6 + (stages - 1.0) * 0.5e-6 + memory.max(cache) + compute
@@ -334,7 +340,9 @@ mod tests {
                         assert!(!plans.is_empty(), "{problem:?}");
                         let plan = &plans[batch % plans.len()];
                         let mut used = vec![false; plan.packed_len()];
-                        for (i, o, l, j) in (0..2 * b * c * d).map(|k| (k / (b * c * d), k / (c * d) % b, k / d % c, k % d)) {
+                        for (i, o, l, j) in
+                            (0..2 * b * c * d).map(|k| (k / (b * c * d), k / (c * d) % b, k / d % c, k % d))
+                        {
                             let at = plan.packed_index(i, o, l, j);
                             assert!(!std::mem::replace(&mut used[at], true), "({i}, {o}, {l}, {j}) of {plan}");
                         }
@@ -348,7 +356,8 @@ mod tests {
     fn a_small_batch_keeps_all_multiprocessors_busy() {
         let machine = GpuMachine::h100();
         for (pattern, batch) in [("1,64,64,64", 16), ("1,64,64,64", 1), ("16,64,64,16", 16), ("6,64,64,1", 16)] {
-            let plan = Plan::candidates(&problem(pattern, DType::F16, Layout::BatchFirst, batch), &machine).swap_remove(0);
+            let plan =
+                Plan::candidates(&problem(pattern, DType::F16, Layout::BatchFirst, batch), &machine).swap_remove(0);
             assert!(plan.grid(batch) * plan.threads() >= 132 * 64 / 2, "{pattern}: {plan}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{GpuMachine, GpuProblem, Rejected, TensorMap};
+use super::{GpuMachine, GpuProblem, Rejected, TensorMap, WeightParts};
 use crate::{Activation, DType, Layout};
 
 /// How a block cuts the work. All numbers are powers of two.
@@ -170,6 +170,10 @@ impl Plan {
     /// The order depends on the lanes of a block alone.
     pub fn packing(&self) -> String {
         format!("lanes of {}", self.tile.lanes)
+    }
+    /// Weights as they are.
+    pub fn weight_parts(&self) -> WeightParts {
+        WeightParts::Whole
     }
     /// None.
     pub fn tensor_maps(&self, _n: usize) -> Vec<TensorMap> {
