@@ -93,6 +93,7 @@ impl Plan {
         let per_multiprocessor = (shared / (geometry.shared + SHARED_RESERVED))
             .min(REGISTERS / (tile.threads() * needs.next_multiple_of(8)))
             .min(1536 / tile.threads())
+            .min(24)
             .max(1);
         let slots = per_multiprocessor * machine.multiprocessors as usize;
         Ok(Plan { problem: problem.clone(), tile, geometry, slots })
@@ -262,7 +263,9 @@ impl Plan {
         let whole = tile.lanes >= d;
         let (x_run, y_run) = match problem.layout {
             Layout::BatchLast => (rows * size, rows * size),
-            Layout::BatchFirst if whole => ((tile.depth.min(c) * d) as f64 * size, (tile.outputs.min(b) * d) as f64 * size),
+            Layout::BatchFirst if whole => {
+                ((tile.depth.min(c) * d) as f64 * size, (tile.outputs.min(b) * d) as f64 * size)
+            }
             Layout::BatchFirst => (lanes * size, if tile.regroup { lanes } else { lanes.min(16.0 / size) } * size),
         };
         let pattern = problem.pattern;
@@ -270,7 +273,8 @@ impl Plan {
         let y_bytes = (n * pattern.rows()) as f64 * size / efficiency(y_run, whole).max(0.5);
         let occupied = (at_once as f64 * geometry.stage_bytes as f64 * (tile.stages - 1) as f64)
             / (machine.bytes_per_second * 1.0e-6);
-        let memory = (x_bytes + y_bytes + pattern.nnz() as f64 * size) / machine.bytes_per_second / occupied.clamp(0.05, 1.0);
+        let memory =
+            (x_bytes + y_bytes + pattern.nnz() as f64 * size) / machine.bytes_per_second / occupied.clamp(0.05, 1.0);
         // Copies that are not asynchronous wait for each other.
         let piece = if problem.aligned { vector_of(d * c * geometry.size) } else { geometry.size };
         let slow = if piece < 4 { 4.0 } else { 1.0 };
@@ -288,7 +292,8 @@ fn registers(geometry: &Geometry, dtype: DType, precision: Precision) -> usize {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tile { rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps, resident, regroup } = self.tile;
+        let Tile { rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps, resident, regroup } =
+            self.tile;
         let weights = if resident { "resident" } else { "streamed" };
         let regrouped = if regroup { ", outputs regrouped" } else { "" };
         write!(

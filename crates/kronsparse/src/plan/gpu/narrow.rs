@@ -135,12 +135,13 @@ impl Plan {
                     for own_outputs in [1, 2, 4].into_iter().filter(|&outputs| outputs <= b) {
                         for output_threads in powers(64) {
                             let outputs = own_outputs * output_threads;
-                            if outputs > own_outputs && outputs >= 2 * b {
+                            // No more than there are, but at least a warp's worth.
+                            if outputs > own_outputs && outputs >= 2 * b && lane_threads * output_threads > 32 {
                                 continue;
                             }
                             for split in powers(32.min(c.div_ceil(group).next_power_of_two())) {
                                 let threads = lane_threads * output_threads * split;
-                                if !(64..=256).contains(&threads) {
+                                if !(32..=256).contains(&threads) {
                                     continue;
                                 }
                                 // As many inputs as are left, or as the registers hold on their way.
@@ -251,7 +252,7 @@ impl Plan {
         let blocks = self.grid(problem.batch.max(1)) as f64;
         let fitting = (REGISTERS / (registers.next_multiple_of(8) * threads))
             .min((machine.shared_per_block as usize + 1024) / (shared_bytes + 1024))
-            .clamp(1, (1536 / threads).max(1));
+            .clamp(1, (1536 / threads).clamp(1, 24));
         let multiprocessors = f64::from(machine.multiprocessors);
         let slots = fitting as f64 * multiprocessors;
         let rounds = (blocks / slots).ceil();
@@ -268,7 +269,8 @@ impl Plan {
         let inputs = stages * (depth / split) as f64;
         // X in, partial sums out and in.
         let staging = stages * (depth * lanes * vectors) as f64 * size / 16.0 * 4.0 / threads as f64;
-        let summing = (vectors * lanes * outputs) as f64 * (split as f64 + 20.0) / threads as f64 + vectors as f64 * pieces;
+        let summing =
+            (vectors * lanes * outputs) as f64 * (split as f64 + 20.0) / threads as f64 + vectors as f64 * pieces;
         let instructions = inputs * per_input + staging + summing;
         // A warp starts one instruction in four clocks when alone; a multiprocessor starts four a clock.
         let warps = (threads as f64 / 32.0) * (blocks / multiprocessors).ceil().min(fitting as f64);
@@ -282,7 +284,8 @@ impl Plan {
         let sector = (32.0 / run).max(1.0);
         let cache = (weights * vector_tiles + x * sector) / (2.0 * machine.bytes_per_second);
         // Too few bytes under way do not fill the memory.
-        let under_way = (blocks.min(slots) * threads as f64 * 16.0 * pieces * (depth / split) as f64 / group).min(weights);
+        let under_way =
+            (blocks.min(slots) * threads as f64 * 16.0 * pieces * (depth / split) as f64 / group).min(weights);
         let filled = (under_way / (machine.bytes_per_second * 1.0e-6)).min(1.0);
         let memory = weights / machine.bytes_per_second / filled.max(0.05).sqrt();
         2.0e-6 + rounds * 1.0e-6 + (stages - 1.0) * 0.5e-6 + memory.max(cache) + compute
@@ -334,7 +337,9 @@ mod tests {
                         assert!(!plans.is_empty(), "{problem:?}");
                         let plan = &plans[batch % plans.len()];
                         let mut used = vec![false; plan.packed_len()];
-                        for (i, o, l, j) in (0..2 * b * c * d).map(|k| (k / (b * c * d), k / (c * d) % b, k / d % c, k % d)) {
+                        for (i, o, l, j) in
+                            (0..2 * b * c * d).map(|k| (k / (b * c * d), k / (c * d) % b, k / d % c, k % d))
+                        {
                             let at = plan.packed_index(i, o, l, j);
                             assert!(!std::mem::replace(&mut used[at], true), "({i}, {o}, {l}, {j}) of {plan}");
                         }
@@ -348,7 +353,8 @@ mod tests {
     fn a_small_batch_keeps_all_multiprocessors_busy() {
         let machine = GpuMachine::h100();
         for (pattern, batch) in [("1,64,64,64", 16), ("1,64,64,64", 1), ("16,64,64,16", 16), ("6,64,64,1", 16)] {
-            let plan = Plan::candidates(&problem(pattern, DType::F16, Layout::BatchFirst, batch), &machine).swap_remove(0);
+            let plan =
+                Plan::candidates(&problem(pattern, DType::F16, Layout::BatchFirst, batch), &machine).swap_remove(0);
             assert!(plan.grid(batch) * plan.threads() >= 132 * 64 / 2, "{pattern}: {plan}");
         }
     }

@@ -176,7 +176,8 @@ impl Geometry {
     pub fn rule(pattern: Pattern, dtype: DType, layout: Layout, tile: Tile) -> Option<String> {
         let [a, b, c, d] = pattern.shape();
         let size = dtype.size();
-        let Tile { rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps, resident: _, regroup } = tile;
+        let Tile { rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps, resident: _, regroup } =
+            tile;
         let all = [rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps];
         if all.iter().any(|&number| number == 0 || number > 4096) {
             return Some(format!("the tile's numbers must be 1 to 4096, found {all:?}"));
@@ -194,7 +195,8 @@ impl Geometry {
             return Some(format!("{row_warps} warps must share {rows} rows evenly, {fragment} at a time"));
         }
         if !lanes.is_multiple_of(lane_warps) || !outputs.is_multiple_of(16 * output_warps) {
-            let share = format!("{lane_warps} × {output_warps} warps must share {lanes} lanes and {outputs} outputs evenly");
+            let share =
+                format!("{lane_warps} × {output_warps} warps must share {lanes} lanes and {outputs} outputs evenly");
             return Some(format!("{share}, 16 outputs at a time"));
         }
         let kind = rows_kind(d, size, layout, tile);
