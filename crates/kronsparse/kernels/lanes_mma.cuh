@@ -10,6 +10,18 @@
 
 namespace ks {
 
+// Activations with exponentials are called, not repeated for each of a hundred sums.
+#ifdef KS_EMULATED
+#define KS_CALLED inline
+#else
+#define KS_CALLED static __device__ __noinline__
+#endif
+template <Activation KIND> KS_CALLED float activate_called(float x) { return activate<KIND>(x); }
+template <Activation KIND> KS_DEVICE float activate_sum(float x) {
+  if constexpr (KIND == Activation::None || KIND == Activation::Relu) return activate<KIND>(x);
+  else return activate_called<KIND>(x);
+}
+
 template <class Number, Layout LAYOUT, Activation KIND, bool BIAS, int A, int B, int C, int D, int ROWS, int LANES, int OUTS, int DEPTH, int STAGES,
           int WARPS_R, int WARPS_J, int WARPS_O, bool RESIDENT, bool REGROUP, int ALIGN, int SHARED>
 struct LanesMma {
@@ -25,7 +37,7 @@ struct LanesMma {
   const int last_vector;
   float sum[JW][TILES][COLUMNS][4];
 
-  KS_MEMBER explicit LanesMma(const Args& a)
+  KS_DEVICE explicit LanesMma(const Args& a)
       : args(a), shared(shared_memory()), thread(thread_index()), lane(thread & 31), g(lane >> 2), q(lane & 3), warp_row(thread / 32 % WARPS_R),
         warp_lane(thread / 32 / WARPS_R % WARPS_J), warp_out(thread / 32 / (WARPS_R * WARPS_J)),
         last_vector(a.n * E % 16 == 0 ? 16 : a.n * E % 4 == 0 ? 4 : 2) {}
@@ -35,7 +47,7 @@ struct LanesMma {
     i64 n0;
     int i, j0, o0, group;
   };
-  KS_DEVICE Place place(i64 item) {
+  static KS_DEVICE Place place(i64 item) {
     const i64 row_tile = item / G::GROUPS;
     const int group = static_cast<int>(item - row_tile * G::GROUPS);
     return {row_tile * ROWS, group / (G::LANE_TILES * G::OUT_TILES), group / G::OUT_TILES % G::LANE_TILES * LANES, group % G::OUT_TILES * OUTS, group};
@@ -43,14 +55,15 @@ struct LanesMma {
 
   // --- loads -----------------------------------------------------------------------------------------------------------------
 
-  template <int VECTOR> KS_MEMBER void load_rows(u8* stage, const Place& at, int l0) const {
+  template <int VECTOR> KS_DEVICE void load_rows(u8* stage, const Place& at, int l0) const {
     constexpr int LINE = G::SPLIT ? LANES * E / VECTOR : 1, PIECES = G::LINE_BYTES / VECTOR;
     const u8* from = static_cast<const u8*>(args.x) + (((at.n0 * A + at.i) * C + l0) * D + (G::SPLIT ? at.j0 : 0)) * E;
-    const i64 rows = args.n - at.n0;
-    share_pieces<THREADS, ROWS, PIECES>(thread, [&](int row, int piece) {
+    const int rows = args.n - at.n0 < ROWS ? static_cast<int>(args.n - at.n0) : ROWS;
+    share_pieces<THREADS, ROWS, PIECES>(thread, [&](int line, int piece, int more) {
+      const int row = line + more;
       bool valid = row < rows;
-      i64 source = static_cast<i64>(row) * (i64(A) * C * D * E);
-      int target = row * G::STRIDE;
+      i64 source = static_cast<i64>(line) * (i64(A) * C * D * E) + more * (i64(A) * C * D * E);
+      int target = line * G::STRIDE + more * G::STRIDE;
       if constexpr (G::SPLIT) {
         const int l = piece / LINE, byte = piece % LINE * VECTOR, in_group = l % G::GROUP;
         if (C % DEPTH != 0) valid = valid && l0 + l < C;
@@ -67,13 +80,13 @@ struct LanesMma {
     });
   }
 
-  template <int VECTOR> KS_MEMBER void load_lines(u8* stage, const Place& at, int l0) const {
+  template <int VECTOR> KS_DEVICE void load_lines(u8* stage, const Place& at, int l0) const {
     constexpr int PIECES = G::LINE_BYTES / VECTOR;
     const i64 row = args.n * E;
     const u8* from = static_cast<const u8*>(args.x) + ((i64(at.i) * C + l0) * D + at.j0) * row + at.n0 * E;
-    const i64 bytes = (args.n - at.n0) * E;
-    share_pieces<THREADS, DEPTH * LANES, PIECES>(thread, [&](int line, int piece) {
-      const int l = line / LANES, j = line % LANES, byte = piece * VECTOR;
+    const int bytes = args.n - at.n0 < ROWS ? static_cast<int>(args.n - at.n0) * E : ROWS * E;
+    share_pieces<THREADS, DEPTH * LANES, PIECES>(thread, [&](int line, int piece, int more) {
+      const int l = (line + more) / LANES, j = (line + more) % LANES, byte = piece * VECTOR;
       bool valid = byte < bytes;
       if (C % DEPTH != 0) valid = valid && l0 + l < C;
       if (D % LANES != 0) valid = valid && at.j0 + j < D;
@@ -83,12 +96,12 @@ struct LanesMma {
   }
 
   // `bytes` consecutive bytes of weights, a multiple of FRAGMENT.
-  KS_MEMBER void load_weights(u8* to, const Place& at, int chunk, int bytes) const {
+  KS_DEVICE void load_weights(u8* to, const Place& at, int chunk, int bytes) const {
     const u8* from = static_cast<const u8*>(args.w) + i64(at.group) * G::W_TILE + i64(chunk) * G::W_CHUNK;
     for (int byte = thread * 16; byte < bytes; byte += THREADS * 16) copy_async<16>(to + byte, from + byte, true);
   }
 
-  KS_MEMBER void load_chunk(u8* stage, const Place& at, int chunk) const {
+  KS_DEVICE void load_chunk(u8* stage, const Place& at, int chunk) const {
     const int l0 = chunk * DEPTH;
     if constexpr (!LAST) {
       load_rows<G::X_VECTOR>(stage, at, l0);
@@ -103,7 +116,7 @@ struct LanesMma {
   // --- products --------------------------------------------------------------------------------------------------------------
 
   // UNIT bytes of shared memory as words; two numbers of two bytes fill a word.
-  KS_DEVICE void unit_words(u32* words, const u8* from) {
+  static KS_DEVICE void unit_words(u32* words, const u8* from) {
     if constexpr (G::UNIT == 16) {
       const U4 v = load_shared16(from);
       words[0] = v.v[0], words[1] = v.v[1], words[2] = v.v[2], words[3] = v.v[3];
@@ -116,7 +129,7 @@ struct LanesMma {
   }
 
   // Batch-first: number e·JW + j of `words` becomes term `e` of this thread's group, lane j of the warp, of one row.
-  KS_MEMBER void row_words(u32* words, const u8* stage, int row, int group) const {
+  KS_DEVICE void row_words(u32* words, const u8* stage, int row, int group) const {
     const u8* from = stage + row * G::STRIDE;
     KS_UNROLL
     for (int e = 0; e < G::TERMS; e += G::PAIRED) {
@@ -148,7 +161,7 @@ struct LanesMma {
   }
 
   // Numbers `first` and `second` of a row of words of two numbers, in one word.
-  KS_DEVICE u32 pair(const u32* words, int first, int second) {
+  static KS_DEVICE u32 pair(const u32* words, int first, int second) {
     if (first % 2 == 0 && second == first + 1) return words[first / 2];
     return permute_bytes(words[first / 2], words[second / 2], (first % 2 ? 0x32u : 0x10u) | (second % 2 ? 0x7600u : 0x5400u));
   }
@@ -159,7 +172,7 @@ struct LanesMma {
   using Units = u32[LAST ? JW : 1][LAST ? G::LAST_SETS : 1][LAST ? G::TERMS : 1][4];
 
   // Fragment A of one row tile and lane.
-  KS_DEVICE typename Number::Data fragment(const Rows& rows, const Units& units, int tile, int step, int j) {
+  static KS_DEVICE typename Number::Data fragment(const Rows& rows, const Units& units, int tile, int step, int j) {
     u32 a[4];
     KS_UNROLL
     for (int r = 0; r < 4; ++r) {
@@ -176,13 +189,13 @@ struct LanesMma {
     return Number::data(a);
   }
   // Fragments B of two neighbouring column groups.
-  KS_MEMBER void load_columns(typename Number::Weights& w0, typename Number::Weights& w1, const u8* from) const {
+  KS_DEVICE void load_columns(typename Number::Weights& w0, typename Number::Weights& w1, const u8* from) const {
     const U4 v = load_shared16(from + lane * 16);
     w0 = Number::weights(v.v[0], v.v[1]), w1 = Number::weights(v.v[2], v.v[3]);
   }
 
-  KS_MEMBER void multiply_chunk(const u8* stage, const u8* weights) {
-    KS_LOOP
+  KS_DEVICE void multiply_chunk(const u8* stage, const u8* weights) {
+    KS_UNROLL_BY(1)
     for (int group = 0; group < DEPTH / G::GROUP; ++group) {
       Rows rows;
       Units units;
@@ -241,7 +254,7 @@ struct LanesMma {
   // --- stores ----------------------------------------------------------------------------------------------------------------
 
   // Bias and activation, on the sums in place.
-  KS_MEMBER void finish(const Place& at) {
+  KS_DEVICE void finish(const Place& at) {
     if constexpr (BIAS || KIND != Activation::None) {
       KS_UNROLL
       for (int j = 0; j < JW; ++j)
@@ -257,20 +270,20 @@ struct LanesMma {
               KS_UNROLL
               for (int half = 0; half < 2; ++half) {
                 float& s = sum[j][tile][u][half * 2 + x];
-                s = activate<KIND>(s + bias);
+                s = activate_sum<KIND>(s + bias);
               }
           }
     }
   }
 
   // Two neighbouring numbers of the output as one word, or one f32.
-  KS_DEVICE u32 word(float first, float second) {
+  static KS_DEVICE u32 word(float first, float second) {
     if constexpr (E == 2) return Number::pack(first, second);
     else return bits(first);
   }
 
   // The first `valid` bytes of BYTES bytes in `words`, VECTOR at a time; `valid` is a multiple of VECTOR.
-  template <int BYTES, int VECTOR> KS_DEVICE void store_words(u8* to, const u32* words, int valid) {
+  template <int BYTES, int VECTOR> static KS_DEVICE void store_words(u8* to, const u32* words, int valid) {
     KS_UNROLL
     for (int b = 0; b < BYTES; b += VECTOR) {
       if (b >= valid) continue;
@@ -282,7 +295,7 @@ struct LanesMma {
   }
 
   // Batch-first, straight from the registers: RUN outputs × all lanes, or one output × the warp's lanes, are contiguous.
-  KS_MEMBER void store_rows(const Place& at) const {
+  KS_DEVICE void store_rows(const Place& at) const {
     constexpr int OUTPUTS = G::WHOLE ? G::RUN : 1, NUMBERS = OUTPUTS * JW, PER_WORD = 4 / E;
     KS_UNROLL
     for (int tile = 0; tile < TILES; ++tile)
@@ -307,7 +320,7 @@ struct LanesMma {
   }
 
   // Batch-first through shared memory: one column group of every warp at a time, then runs of all the tile's lanes.
-  KS_MEMBER void store_regrouped(const Place& at) const {
+  KS_DEVICE void store_regrouped(const Place& at) const {
     if constexpr (REGROUP) {
       KS_UNROLL
       for (int u = 0; u < COLUMNS; ++u) {
@@ -332,8 +345,8 @@ struct LanesMma {
           }
         sync_block();
         constexpr int VECTOR = G::REGROUP_VECTOR, LINE = LANES * E / VECTOR;
-        share_pieces<THREADS, ROWS, G::REGROUP_OUTS * LINE>(thread, [&](int row, int piece) {
-          const int o8 = piece / LINE, byte = piece % LINE * VECTOR;
+        share_pieces<THREADS, ROWS, G::REGROUP_OUTS * LINE>(thread, [&](int line, int piece, int more) {
+          const int row = line + more, o8 = piece / LINE, byte = piece % LINE * VECTOR;
           const int o = at.o0 + o8 / 8 * G::WARP_OUTS + u * 8 + o8 % 8;
           if (at.n0 + row >= args.n || o >= B || at.j0 * E + byte >= D * E) return;
           const u8* from = buffer + row * G::REGROUP_STRIDE + o8 * G::OUT_STRIDE + byte;
@@ -348,7 +361,7 @@ struct LanesMma {
   }
 
   // Batch-last: a thread holds 16 consecutive bytes of one (output, lane).
-  template <int VECTOR> KS_MEMBER void store_lines(const Place& at) const {
+  template <int VECTOR> KS_DEVICE void store_lines(const Place& at) const {
     constexpr int PER_WORD = 4 / E, UNIT_NUMBERS = 16 / E;
     KS_UNROLL
     for (int j = 0; j < JW; ++j)
@@ -374,7 +387,7 @@ struct LanesMma {
         }
   }
 
-  KS_MEMBER void store(const Place& at) {
+  KS_DEVICE void store(const Place& at) {
     finish(at);
     if constexpr (REGROUP) store_regrouped(at);
     else if constexpr (!LAST) store_rows(at);
@@ -385,7 +398,7 @@ struct LanesMma {
 
   // --- the walk --------------------------------------------------------------------------------------------------------------
 
-  KS_MEMBER void clear() {
+  KS_DEVICE void clear() {
     KS_UNROLL
     for (int j = 0; j < JW; ++j)
       KS_UNROLL
@@ -396,7 +409,7 @@ struct LanesMma {
           for (int k = 0; k < 4; ++k) sum[j][tile][u][k] = 0.f;
   }
 
-  KS_MEMBER void run() {
+  KS_DEVICE void run() {
     // With resident weights the grid is a multiple of GROUPS, so that a block stays with its group.
     const i64 items = (args.n + ROWS - 1) / ROWS * G::GROUPS, stride = grid_size();
     i64 item = block_index(), loading = item;

@@ -64,7 +64,7 @@ struct MmaTile {
   static constexpr int PAIRED = WHOLE ? doublings_to_16(1, TERMS, D * E) : 1;
   static_assert(DEPTH % GROUP == 0, "a stage holds whole groups of steps");
   // The term that thread q holds in its place `e` of a group.
-  KS_DEVICE constexpr int term(int q, int e) { return e / PAIRED * 4 * PAIRED + q * PAIRED + e % PAIRED; }
+  static KS_DEVICE constexpr int term(int q, int e) { return e / PAIRED * 4 * PAIRED + q * PAIRED + e % PAIRED; }
 
   // Bytes of one shared load.
   static constexpr int UNIT = LAST ? 16 : WHOLE ? vector_of(i64(PAIRED) * D * E) : SPLIT ? smallest(16, vector_of(i64(WARP_LANES) * E)) : smallest(vector_of(i64(D) * E), vector_of(i64(WARP_LANES) * E));
@@ -82,8 +82,8 @@ struct MmaTile {
   static constexpr int TURNS = 32 / UNIT;
   static constexpr int SWAP_UNITS = SPLIT ? UNITS % TURNS == 0 ? TURNS : UNITS % 2 == 0 ? 2 : 1 : 1;
   static constexpr bool SWAPPED = SPLIT && LINE_BYTES % 128 == 0 && TURNS / SWAP_UNITS <= TERMS;
-  KS_DEVICE constexpr int swap_unit(int row, int unit) { return SWAPPED ? unit ^ (row & (SWAP_UNITS - 1)) : unit; }
-  KS_DEVICE constexpr int swap_term(int row, int e) { return SWAPPED ? e ^ (row % TURNS / SWAP_UNITS) : e; }
+  static KS_DEVICE constexpr int swap_unit(int row, int unit) { return SWAPPED ? unit ^ (row & (SWAP_UNITS - 1)) : unit; }
+  static KS_DEVICE constexpr int swap_term(int row, int e) { return SWAPPED ? e ^ (row % TURNS / SWAP_UNITS) : e; }
   static constexpr int STRIDE = LAST || SWAPPED ? LINE_BYTES : row_stride(LINE_BYTES, UNIT, WHOLE ? PAIRED * D * E : SPLIT ? UNIT : D * E);
   static constexpr int X_BYTES = LINES * STRIDE;
 
@@ -100,7 +100,7 @@ struct MmaTile {
   // Which output is column x of a warp's column group u. Threads hold columns 2q and 2q+1; where lanes are few, a thread's
   // outputs are made neighbours, RUN of them, so that it stores 16 bytes at once.
   static constexpr int RUN = WHOLE ? doublings_to_16(2, WARP_OUTS / 4, D * E) : 2;
-  KS_DEVICE constexpr int output(int u, int q, int x) { return u * 2 / RUN * 4 * RUN + q * RUN + u * 2 % RUN + x; }
+  static KS_DEVICE constexpr int output(int u, int q, int x) { return u * 2 / RUN * 4 * RUN + q * RUN + u * 2 % RUN + x; }
 
   // The grid's order: outputs innermost, then lanes, super-blocks, rows.
   static constexpr int LANE_TILES = ceil_div(D, LANES), OUT_TILES = ceil_div(B, OUTS);

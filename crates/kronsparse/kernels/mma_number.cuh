@@ -11,20 +11,20 @@ struct MmaHalf {
   static constexpr int BYTES = 2, STEP = 16, OWN = 4;
   struct Data { u32 a[4]; };
   struct Weights { u32 b[2]; };
-  KS_DEVICE Data data(const u32 (&a)[4]) { return {{a[0], a[1], a[2], a[3]}}; }
-  KS_DEVICE Weights weights(u32 b0, u32 b1) { return {{b0, b1}}; }
+  static KS_DEVICE Data data(const u32 (&a)[4]) { return {{a[0], a[1], a[2], a[3]}}; }
+  static KS_DEVICE Weights weights(u32 b0, u32 b1) { return {{b0, b1}}; }
 };
 
 struct MmaF16 : MmaHalf {
-  KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_f16(sum, x.a, w.b[0], w.b[1]); }
-  KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); }
-  KS_DEVICE float load(const void* p) { return widen_f16(load_global2(p)); }
+  static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_f16(sum, x.a, w.b[0], w.b[1]); }
+  static KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); }
+  static KS_DEVICE float load(const void* p) { return widen_f16(load_global2(p)); }
 };
 
 struct MmaBf16 : MmaHalf {
-  KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_bf16(sum, x.a, w.b[0], w.b[1]); }
-  KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); }
-  KS_DEVICE float load(const void* p) { return widen_bf16(load_global2(p)); }
+  static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_bf16(sum, x.a, w.b[0], w.b[1]); }
+  static KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); }
+  static KS_DEVICE float load(const void* p) { return widen_bf16(load_global2(p)); }
 };
 
 // f32 numbers rounded to TF32 before the product.
@@ -32,12 +32,12 @@ struct MmaTf32 {
   static constexpr int BYTES = 4, STEP = 8, OWN = 2;
   struct Data { u32 a[4]; };
   struct Weights { u32 b[2]; };
-  KS_DEVICE Data data(const u32 (&a)[4]) {
+  static KS_DEVICE Data data(const u32 (&a)[4]) {
     return {{round_tf32(float_of(a[0])), round_tf32(float_of(a[1])), round_tf32(float_of(a[2])), round_tf32(float_of(a[3]))}};
   }
-  KS_DEVICE Weights weights(u32 b0, u32 b1) { return {{round_tf32(float_of(b0)), round_tf32(float_of(b1))}}; }
-  KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_tf32(sum, x.a, w.b[0], w.b[1]); }
-  KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
+  static KS_DEVICE Weights weights(u32 b0, u32 b1) { return {{round_tf32(float_of(b0)), round_tf32(float_of(b1))}}; }
+  static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_tf32(sum, x.a, w.b[0], w.b[1]); }
+  static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
 };
 
 // f32 as three TF32 products: with x = high + low, both TF32, x·w ≈ high·high + high·low + low·high, short of 2^-22 |x·w|.
@@ -46,7 +46,7 @@ struct MmaTf32 {
 struct MmaF32 {
   static constexpr int BYTES = 4, STEP = 8, OWN = 2;
   struct Parts { u32 high, finite, low; };
-  KS_DEVICE Parts split(u32 word) {
+  static KS_DEVICE Parts split(u32 word) {
     const float x = float_of(word);
     const u32 high = round_tf32(x);
     const bool finite = (high & 0x7f800000u) != 0x7f800000u;
@@ -54,7 +54,7 @@ struct MmaF32 {
   }
   struct Data { u32 high[4], finite[4], low[4]; };
   struct Weights { u32 high[2], finite[2], low[2]; };
-  KS_DEVICE Data data(const u32 (&a)[4]) {
+  static KS_DEVICE Data data(const u32 (&a)[4]) {
     Data r;
     KS_UNROLL
     for (int k = 0; k < 4; ++k) {
@@ -63,11 +63,11 @@ struct MmaF32 {
     }
     return r;
   }
-  KS_DEVICE Weights weights(u32 b0, u32 b1) {
+  static KS_DEVICE Weights weights(u32 b0, u32 b1) {
     const Parts p0 = split(b0), p1 = split(b1);
     return {{p0.high, p1.high}, {p0.finite, p1.finite}, {p0.low, p1.low}};
   }
-  KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) {
+  static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) {
     float part[4] = {0.f, 0.f, 0.f, 0.f};
     mma_tf32(part, x.low, w.finite[0], w.finite[1]);
     mma_tf32(part, x.finite, w.low[0], w.low[1]);
@@ -75,7 +75,7 @@ struct MmaF32 {
     KS_UNROLL
     for (int k = 0; k < 4; ++k) sum[k] += part[k];
   }
-  KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
+  static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
 };
 
 }  // namespace ks

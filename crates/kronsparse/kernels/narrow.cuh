@@ -14,15 +14,15 @@ namespace ks {
 template <class Element> struct NarrowNumber;
 template <> struct NarrowNumber<F16> {
   static constexpr int BYTES = 2;
-  KS_DEVICE float at(const u32* words, int k) { return widen_f16(static_cast<u16>(words[k / 2] >> (k % 2 * 16))); }
+  static KS_DEVICE float at(const u32* words, int k) { return widen_f16(static_cast<u16>(words[k / 2] >> (k % 2 * 16))); }
 };
 template <> struct NarrowNumber<Bf16> {
   static constexpr int BYTES = 2;
-  KS_DEVICE float at(const u32* words, int k) { return float_of(k % 2 ? words[k / 2] & 0xffff0000u : words[k / 2] << 16); }
+  static KS_DEVICE float at(const u32* words, int k) { return float_of(k % 2 ? words[k / 2] & 0xffff0000u : words[k / 2] << 16); }
 };
 template <> struct NarrowNumber<F32> {
   static constexpr int BYTES = 4;
-  KS_DEVICE float at(const u32* words, int k) { return float_of(words[k]); }
+  static KS_DEVICE float at(const u32* words, int k) { return float_of(words[k]); }
 };
 
 template <class Element, Layout LAYOUT, Activation KIND, bool BIAS, int A, int B, int C, int D, int VECTORS, int LANES, int OUTPUTS, int DEPTH,
@@ -58,23 +58,24 @@ struct Narrow {
   U4 weights[TURNS][PIECES];
   float sum[VECTORS][PIECES];
 
-  KS_MEMBER explicit Narrow(const Args& a)
+  KS_DEVICE explicit Narrow(const Args& a)
       : args(a), shared(shared_memory()), thread(thread_index()), lane(thread % LANE_THREADS * THREAD_LANES),
         output(thread / LANE_THREADS % OUTPUT_THREADS * THREAD_OUTPUTS), part(thread / TOGETHER) {}
 
-  KS_MEMBER void load_weights(i64 tile, int stage, int turn) {
+  KS_DEVICE void load_weights(i64 tile, int stage, int turn) {
     const i64 group = i64(stage) * (DEPTH / GROUP) + turn * SPLIT + part;
     const u8* from = static_cast<const u8*>(args.w) + tile * TILE_BYTES + (group * (PIECES * TOGETHER) + thread % TOGETHER) * 16;
     KS_UNROLL
     for (int p = 0; p < PIECES; ++p) weights[turn][p] = load_global16(from + p * (TOGETHER * 16));
   }
 
-  template <int VECTOR> KS_MEMBER void load_rows(u8* buffer, i64 n0, int i, int j0, int l0) const {
+  template <int VECTOR> KS_DEVICE void load_rows(u8* buffer, i64 n0, int i, int j0, int l0) const {
     constexpr bool RUNS = LANES != D;
     constexpr int RUN = LANES * E / VECTOR;
     const u8* from = static_cast<const u8*>(args.x) + (((n0 * A + i) * C + l0) * D + j0) * E;
-    const i64 rows = args.n - n0;
-    share_pieces<THREADS, VECTORS, LINE_BYTES / VECTOR>(thread, [&](int row, int piece) {
+    const int rows = args.n - n0 < VECTORS ? static_cast<int>(args.n - n0) : VECTORS;
+    share_pieces<THREADS, VECTORS, LINE_BYTES / VECTOR>(thread, [&](int line, int piece, int more) {
+      const int row = line + more;
       bool valid = row < rows;
       i64 source = row * (i64(A) * C * D * E);
       if constexpr (RUNS) {
@@ -88,16 +89,16 @@ struct Narrow {
       copy_piece<VECTOR>(buffer + row * LINE_BYTES + piece * VECTOR, from + source, valid);
     });
   }
-  template <int VECTOR> KS_MEMBER void load_lines(u8* buffer, i64 n0, int i, int j0, int l0) const {
+  template <int VECTOR> KS_DEVICE void load_lines(u8* buffer, i64 n0, int i, int j0, int l0) const {
     const i64 row = args.n * E, bytes = (args.n - n0) * E;
     const u8* from = static_cast<const u8*>(args.x) + ((i64(i) * C + l0) * D + j0) * row + n0 * E;
-    share_pieces<THREADS, DEPTH * LANES, LINE_BYTES / VECTOR>(thread, [&](int line, int piece) {
-      const int l = line / LANES, j = line % LANES, byte = piece * VECTOR;
+    share_pieces<THREADS, DEPTH * LANES, LINE_BYTES / VECTOR>(thread, [&](int first, int piece, int more) {
+      const int line = first + more, l = line / LANES, j = line % LANES, byte = piece * VECTOR;
       const bool valid = byte < bytes && l0 + l < C && j0 + j < D;
       copy_piece<VECTOR>(buffer + line * LINE_BYTES + byte, from + (i64(l) * D + j) * row + byte, valid);
     });
   }
-  KS_MEMBER void load_x(u8* buffer, i64 n0, int i, int j0, int l0) const {
+  KS_DEVICE void load_x(u8* buffer, i64 n0, int i, int j0, int l0) const {
     if constexpr (!LAST) {
       load_rows<X_VECTOR>(buffer, n0, i, j0, l0);
     } else {
@@ -109,7 +110,7 @@ struct Narrow {
     }
   }
 
-  KS_DEVICE void load_unit(u32* words, const u8* from) {
+  static KS_DEVICE void load_unit(u32* words, const u8* from) {
     if constexpr (UNIT == 16) {
       const U4 v = load_shared16(from);
       words[0] = v.v[0], words[1] = v.v[1], words[2] = v.v[2], words[3] = v.v[3];
@@ -124,7 +125,7 @@ struct Narrow {
   }
 
   // One group of inputs: THREAD_LANES × THREAD_OUTPUTS weights each, against all vectors.
-  KS_MEMBER void multiply(const float (&w)[PIECES][GROUP], const u8* buffer, int group) {
+  KS_DEVICE void multiply(const float (&w)[PIECES][GROUP], const u8* buffer, int group) {
     if constexpr (LAST) {
       KS_UNROLL
       for (int e = 0; e < GROUP; ++e)
@@ -175,10 +176,10 @@ struct Narrow {
   }
 
   // Where a partial sum stands: neighbours in the output are neighbours here.
-  KS_DEVICE int slot(int v, int o, int j) { return LAST ? (o * LANES + j) * SUM_VECTORS + v : (v * OUTPUTS + o) * LANES + j; }
+  static KS_DEVICE int slot(int v, int o, int j) { return LAST ? (o * LANES + j) * SUM_VECTORS + v : (v * OUTPUTS + o) * LANES + j; }
 
   // Adds up the parts; bias, activation, store.
-  KS_MEMBER void store(i64 n0, int i, int j0, int o0) const {
+  KS_DEVICE void store(i64 n0, int i, int j0, int o0) const {
     float* sums = reinterpret_cast<float*>(shared);
     sync_block();
     KS_UNROLL
@@ -199,7 +200,7 @@ struct Narrow {
     sync_block();
   }
 
-  KS_MEMBER void run() {
+  KS_DEVICE void run() {
     const i64 items = (args.n + VECTORS - 1) / VECTORS * TILES;
     for (i64 item = block_index(); item < items; item += grid_size()) {
       const i64 tile = item % TILES, n0 = item / TILES * VECTORS;
@@ -213,7 +214,7 @@ struct Narrow {
       for (int v = 0; v < VECTORS; ++v)
         KS_UNROLL
         for (int p = 0; p < PIECES; ++p) sum[v][p] = 0.f;
-      KS_LOOP
+      KS_UNROLL_BY(1)
       for (int stage = 0; stage < STAGES; ++stage) {
         if (stage + 1 < STAGES) load_x(shared + (stage + 1) % BUFFERS * X_BYTES, n0, i, j0, (stage + 1) * DEPTH);
         copy_commit();

@@ -2,15 +2,6 @@
 #pragma once
 #include "ptx.cuh"
 
-// A function of a class, as KS_DEVICE is for functions of their own. And: this loop stays one.
-#ifdef KS_EMULATED
-#define KS_MEMBER inline
-#define KS_LOOP
-#else
-#define KS_MEMBER __device__ __forceinline__
-#define KS_LOOP _Pragma("unroll 1")
-#endif
-
 namespace ks {
 
 // The largest power of two, at most 16, that divides `bytes`.
@@ -24,18 +15,19 @@ template <int VECTOR> KS_DEVICE void copy_piece(u8* to, const u8* from, bool val
   else store_shared2(to, valid ? load_global2(from) : u16(0));
 }
 
-// Calls f(line, piece) for this thread's share of LINES × PIECES.
+// Calls f(line, piece, more) for this thread's share of LINES × PIECES: piece `piece` of line `line + more`, where `more` is a
+// constant of the unrolled loop, so that addresses differ by constants.
 template <int THREADS, int LINES, int PIECES, class F> KS_DEVICE void share_pieces(int thread, F f) {
   constexpr int ALL = LINES * PIECES;
   if constexpr (THREADS % PIECES == 0 && LINES % (THREADS / PIECES) == 0 && ALL / THREADS <= 32) {
     const int line = thread / PIECES, piece = thread % PIECES;
     KS_UNROLL
-    for (int k = 0; k < ALL / THREADS; ++k) f(line + k * (THREADS / PIECES), piece);
+    for (int k = 0; k < ALL / THREADS; ++k) f(line, piece, k * (THREADS / PIECES));
   } else if constexpr (ALL % THREADS == 0 && ALL / THREADS <= 32) {
     KS_UNROLL
-    for (int k = 0; k < ALL / THREADS; ++k) f((thread + k * THREADS) / PIECES, (thread + k * THREADS) % PIECES);
+    for (int k = 0; k < ALL / THREADS; ++k) f((thread + k * THREADS) / PIECES, (thread + k * THREADS) % PIECES, 0);
   } else {
-    for (int u = thread; u < ALL; u += THREADS) f(u / PIECES, u % PIECES);
+    for (int u = thread; u < ALL; u += THREADS) f(u / PIECES, u % PIECES, 0);
   }
 }
 

@@ -93,6 +93,7 @@ impl Plan {
         let per_multiprocessor = (shared / (geometry.shared + SHARED_RESERVED))
             .min(REGISTERS / (tile.threads() * needs.next_multiple_of(8)))
             .min(1536 / tile.threads())
+            .min(24)
             .max(1);
         let slots = per_multiprocessor * machine.multiprocessors as usize;
         Ok(Plan { problem: problem.clone(), tile, geometry, slots })

@@ -135,12 +135,13 @@ impl Plan {
                     for own_outputs in [1, 2, 4].into_iter().filter(|&outputs| outputs <= b) {
                         for output_threads in powers(64) {
                             let outputs = own_outputs * output_threads;
-                            if outputs > own_outputs && outputs >= 2 * b {
+                            // No more than there are, but at least a warp's worth.
+                            if outputs > own_outputs && outputs >= 2 * b && lane_threads * output_threads > 32 {
                                 continue;
                             }
                             for split in powers(32.min(c.div_ceil(group).next_power_of_two())) {
                                 let threads = lane_threads * output_threads * split;
-                                if !(64..=256).contains(&threads) {
+                                if !(32..=256).contains(&threads) {
                                     continue;
                                 }
                                 // As many inputs as are left, or as the registers hold on their way.
@@ -255,7 +256,7 @@ impl Plan {
         let blocks = self.grid(problem.batch.max(1)) as f64;
         let fitting = (REGISTERS / (registers.next_multiple_of(8) * threads))
             .min((machine.shared_per_block as usize + 1024) / (shared_bytes + 1024))
-            .clamp(1, (1536 / threads).max(1));
+            .clamp(1, (1536 / threads).clamp(1, 24));
         let multiprocessors = f64::from(machine.multiprocessors);
         let slots = fitting as f64 * multiprocessors;
         let rounds = (blocks / slots).ceil();

@@ -21,7 +21,7 @@ pub(super) fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan
                 for (row_tiles, row_warps) in (0..9).map(|k| (1 << (k % 3), 1 << (k / 3))) {
                     let rows = fragment * row_tiles * row_warps;
                     let warps = row_warps * lane_warps * output_warps;
-                    if !(2..=16).contains(&warps) || (rows > fragment && rows >= 2 * problem.batch.max(1)) {
+                    if !(1..=16).contains(&warps) || (rows > fragment && rows >= 2 * problem.batch.max(1)) {
                         continue;
                     }
                     for depth in [1, 2, 4].map(|steps| 32 / size * steps) {
