@@ -2,5 +2,10 @@
 //! Needs a C++17 compiler (`CXX`, or one of c++, g++, clang++); no GPU and nothing of CUDA.
 
 mod compile;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod kernels;
 mod launch;
+mod mutants;
+mod plans;
 mod units;
