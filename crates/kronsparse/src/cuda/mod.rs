@@ -12,6 +12,7 @@ mod memory;
 mod operator;
 pub mod source;
 mod stream;
+pub mod wgmma;
 
 pub use device::Device;
 pub use launch::Args;

@@ -126,7 +126,7 @@ pub(crate) struct Problem<T: Scalar> {
 impl<T: Scalar> Problem<T> {
     /// Asks the oracle. The tolerance is [`DType::tolerance`]; where a bias or an activation makes the result smaller
     /// than the product before it, the product's rounding errors stay, so it grows by `(‖W x‖ + ‖bias‖) / ‖result‖`.
-    fn new(job: Job<T>, x: Vec<T>, n: usize, layout: Layout) -> Problem<T> {
+    pub(crate) fn new(job: Job<T>, x: Vec<T>, n: usize, layout: Layout) -> Problem<T> {
         let pattern = job.chain.pattern();
         let expected = reference::multiply(job.chain, job.bias, job.activation, &x, n, layout);
         let mut tolerance = T::DTYPE.tolerance(pattern.longest_sum(), pattern.patterns().len());

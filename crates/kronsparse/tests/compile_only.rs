@@ -1,0 +1,171 @@
+//! Every kernel that the planner can choose for a spread of problems compiles for every supported architecture, spills nothing,
+//! and takes the registers and the shared memory that its plan says. Needs NVRTC and no GPU.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kronsparse::cuda::libraries::{self, Library};
+use kronsparse::cuda::{compile, wgmma};
+use kronsparse::plan::gpu::{self, Flops, GpuMachine, GpuPlan, GpuProblem, Precision};
+use kronsparse::{Activation, DType, Layout, Pattern};
+
+/// Whether NVRTC is there. Where it is not, one line past the test's captured output counts this test as not run; with
+/// `KRONSPARSE_REQUIRE_NVRTC` set, as CI does, that is a failure.
+fn nvrtc(test: &str) -> bool {
+    static NOT_RUN: AtomicUsize = AtomicUsize::new(0);
+    let Err(why) = libraries::find(Library::Nvrtc) else { return true };
+    assert!(std::env::var_os("KRONSPARSE_REQUIRE_NVRTC").is_none(), "KRONSPARSE_REQUIRE_NVRTC is set, but {why}");
+    let count = NOT_RUN.fetch_add(1, Ordering::Relaxed) + 1;
+    let line = format!(
+        "NOT RUN ({count} compile-only test{}): {test}: {why}. To run it: `pip install -r .ci/nvrtc-requirements.txt` and set \
+         KRONSPARSE_CUDA_PATH to the folder with libnvrtc.so\n",
+        if count == 1 { "" } else { "s" }
+    );
+    // Not `eprintln!`, which a passing test keeps to itself.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    false
+}
+
+/// The architectures, with the shared memory that a block can have.
+const CAPABILITIES: [((u32, u32), u32); 5] =
+    [((8, 0), 163 << 10), ((8, 6), 99 << 10), ((8, 9), 99 << 10), ((9, 0), 227 << 10), ((10, 0), 227 << 10)];
+
+fn machine(capability: (u32, u32), shared_per_block: u32) -> GpuMachine {
+    let flops = Flops::of(capability, 100, 1.7e9);
+    GpuMachine { capability, multiprocessors: 100, shared_per_block, flops, ..GpuMachine::h100() }
+}
+
+const PATTERNS: [[usize; 4]; 12] = [
+    [1, 64, 64, 64],
+    [64, 64, 64, 1],
+    [1, 128, 512, 16],
+    [16, 48, 192, 2],
+    [4, 192, 48, 8],
+    [3, 5, 7, 11],
+    [1, 1024, 1024, 1],
+    [1, 2, 2, 1024],
+    [2, 96, 384, 32],
+    [1, 12, 20, 24],
+    [6, 64, 256, 4],
+    [1, 768, 192, 128],
+];
+const BATCHES: [usize; 5] = [1, 8, 64, 1000, 25088];
+
+/// Problems that differ in everything; each architecture has others of them.
+fn problems(which: usize) -> Vec<GpuProblem> {
+    let mut all = Vec::new();
+    for (at, [a, b, c, d]) in PATTERNS.into_iter().enumerate() {
+        for (k, dtype) in [DType::F16, DType::Bf16, DType::F32, DType::F32, DType::F64].into_iter().enumerate() {
+            let mix = at * 11 + k * 7 + which * 3;
+            all.push(GpuProblem {
+                pattern: Pattern::new(a, b, c, d).expect("a pattern"),
+                dtype,
+                precision: if k == 3 { Precision::Tf32 } else { Precision::Full },
+                layout: Layout::ALL[mix % 2],
+                batch: BATCHES[mix / 2 % 5],
+                aligned: mix % 7 != 0,
+                bias: mix % 3 == 0,
+                activation: Activation::ALL[mix % 5],
+            });
+        }
+    }
+    all
+}
+
+#[test]
+fn every_chosen_kernel_compiles_for_every_architecture() {
+    if !nvrtc("every_chosen_kernel_compiles_for_every_architecture") {
+        return;
+    }
+    let mut work: Vec<((u32, u32), GpuPlan)> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (which, (capability, shared)) in CAPABILITIES.into_iter().enumerate() {
+        let machine = machine(capability, shared);
+        for (at, problem) in problems(which).iter().enumerate() {
+            // The planner's choice, and in turn the best of each family, which a user may ask for.
+            let family = GpuPlan::FAMILIES[at % GpuPlan::FAMILIES.len()];
+            for plan in [gpu::choose(problem, &machine), gpu::family(family, problem, &machine)].into_iter().flatten() {
+                assert!(plan.shared_bytes() <= shared, "{plan}: {} bytes of shared memory", plan.shared_bytes());
+                if seen.insert((capability, plan.source())) {
+                    work.push((capability, plan));
+                }
+            }
+        }
+    }
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let summary: Mutex<BTreeMap<String, (usize, u32)>> = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((capability, plan)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let architecture = compile::architecture(*capability);
+                    match judge(plan, &architecture) {
+                        Ok(registers) => {
+                            let mut summary = summary.lock().expect("no panic with the lock");
+                            let (count, most) = summary.entry(format!("{architecture} {}", plan.name())).or_default();
+                            (*count, *most) = (*count + 1, registers.max(*most));
+                        }
+                        Err(why) => {
+                            let line = format!("{architecture} {plan} for {:?}: {why}", plan.problem());
+                            failed.lock().expect("no panic with the lock").push(line);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    for (name, (count, registers)) in summary.into_inner().expect("no panic with the lock") {
+        println!("{name}: {count} kernels, at most {registers} registers");
+    }
+    let failed = failed.into_inner().expect("no panic with the lock");
+    assert!(failed.is_empty(), "{} of {} kernels: {failed:#?}", failed.len(), work.len());
+    for family in GpuPlan::FAMILIES {
+        assert!(work.iter().any(|(_, plan)| plan.name() == *family), "no kernel of the family {family} was compiled");
+    }
+}
+
+/// The registers of a kernel, or what is wrong with it.
+fn judge(plan: &GpuPlan, architecture: &str) -> Result<u32, String> {
+    let cubin = compile::compile(&plan.source(), architecture).map_err(|e| e.to_string())?;
+    let found = cubin.resources();
+    // A block must be able to start: 65,536 registers, handed out in eights.
+    let most = (65536 / plan.threads() / 8 * 8).min(255);
+    if found.spill_store_bytes + found.spill_load_bytes + found.stack_bytes > 0 {
+        Err(format!("spills: {found}"))
+    } else if found.registers == 0 || found.registers > most {
+        Err(format!("{} threads can have 1 to {most} registers each: {found}", plan.threads()))
+    } else if found.static_shared_bytes > 0 {
+        Err(format!("shared memory beside the plan's {} bytes: {found}", plan.shared_bytes()))
+    } else if cubin.log.contains("serialized") {
+        Err(format!("the tensor cores wait for each other: {}", cubin.log))
+    } else {
+        Ok(found.registers)
+    }
+}
+
+#[test]
+fn every_wgmma_compiles() {
+    if !nvrtc("every_wgmma_compiles") {
+        return;
+    }
+    for kind in wgmma::Kind::ALL {
+        let mut source = String::from("#define KS_WGMMA 1\n#include \"args.cuh\"\n");
+        for n in (8..=256).step_by(8) {
+            let (tag, sums) = (kind.tag(), n / 2);
+            source += &wgmma::wgmma_header(kind, n);
+            source += &format!(
+                "extern \"C\" __global__ void __launch_bounds__(128, 1) wgmma_{n}(const __grid_constant__ ks::Args args) {{\n  \
+                 float d[{sums}];\n  for (int k = 0; k < {sums}; ++k) d[k] = 0.f;\n  \
+                 const u32 a[4] = {{1, 2, 3, 4}};\n  ks::wgmma_fence();\n  \
+                 ks::Wgmma<ks::{tag}, {n}>::run(d, a, ks::wgmma_descriptor(ks::shared_memory(), 128, 256));\n  \
+                 ks::wgmma_commit();\n  ks::wgmma_wait<0>();\n  \
+                 for (int k = 0; k < {sums}; ++k) static_cast<float*>(args.y)[ks::thread_index() * {sums} + k] = d[k];\n}}\n"
+            );
+        }
+        let cubin = compile::compile(&source, "sm_90a").unwrap_or_else(|e| panic!("{kind:?}: {e}"));
+        assert!(!cubin.log.contains("serialized"), "{kind:?}: {}", cubin.log);
+        assert_eq!(cubin.log.matches("Compiling entry function").count(), 32, "{}", cubin.log);
+    }
+}

@@ -1,0 +1,117 @@
+//! Every kernel family against the oracle, and its mutants: one-line mistakes that the emulator must notice.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use fastrand::Rng;
+use kronsparse::plan::gpu::GpuPlan;
+
+use super::compile::{self, Files};
+use super::harness::inputs;
+use super::launch::run;
+use super::mutants::MUTANTS;
+use super::plans::{Case, spread};
+
+/// Kernels of a family that are run, and how many share a translation unit.
+const PLANS: usize = 48;
+const TOGETHER: usize = 8;
+/// Of these, how many a mutant may take to be noticed, a few at a time.
+const FOR_MUTANTS: usize = 32;
+const FEW: usize = 4;
+
+/// Does `work` for `0..count` on all cores.
+fn each(count: usize, work: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= count {
+                        return;
+                    }
+                    work(at);
+                }
+            });
+        }
+    });
+}
+
+/// Compiles and runs the cases; what failed, with the plan's words.
+fn failures(cases: &[Case], files: &Files, rng: &mut Rng) -> Result<Vec<String>, String> {
+    let sources: Vec<_> = cases.iter().enumerate().map(|(at, case)| case.source(at)).collect();
+    let program = compile::program(&sources, files)?;
+    let drawn: Vec<_> = cases.iter().enumerate().map(|(at, case)| case.draw(at, rng)).collect();
+    let launches: Vec<_> = drawn.iter().map(|drawn| drawn.launch.clone()).collect();
+    let mut failed = Vec::new();
+    for ((case, drawn), outcomes) in cases.iter().zip(&drawn).zip(run(&program, &launches)) {
+        for (mode, outcome) in ["early", "late"].into_iter().zip(&outcomes) {
+            if let Err(why) = drawn.judge(outcome) {
+                failed.push(format!("{} {:?} n={} {mode}: {why}", case.plan, case.plan.problem(), case.n));
+            }
+        }
+    }
+    Ok(failed)
+}
+
+#[test]
+fn every_family_gives_what_the_oracle_gives() {
+    let (seed, start) = (inputs::seed(), Instant::now());
+    let mut groups = Vec::new();
+    for family in GpuPlan::FAMILIES {
+        let cases = spread(family, PLANS);
+        assert!(cases.len() >= 8, "{family}: only {} small plans", cases.len());
+        println!("{family}: {} plans", cases.len());
+        groups.extend(cases.chunks(TOGETHER).map(<[Case]>::to_vec).collect::<Vec<_>>());
+    }
+    let failed = Mutex::new(Vec::new());
+    each(groups.len(), |at| {
+        let mut rng = Rng::with_seed(seed ^ at as u64);
+        let result = failures(&groups[at], &compile::files(), &mut rng).unwrap_or_else(|why| vec![why]);
+        failed.lock().expect("no panic with the lock").extend(result);
+    });
+    let failed = failed.into_inner().expect("no panic with the lock");
+    println!("{:.0} s, again with KRONSPARSE_SEED={seed}", start.elapsed().as_secs_f64());
+    let few: Vec<&String> = failed.iter().take(20).collect();
+    assert!(failed.is_empty(), "{} runs failed, KRONSPARSE_SEED={seed}: {few:#?}", failed.len());
+}
+
+#[test]
+fn every_mutant_is_noticed() {
+    let files = compile::files();
+    let mut by_family: BTreeMap<&str, Vec<Case>> = BTreeMap::new();
+    for family in GpuPlan::FAMILIES {
+        assert!(MUTANTS.iter().any(|mutant| mutant.family == *family), "{family} has no mutants");
+        by_family.insert(family, spread(family, FOR_MUTANTS));
+    }
+    let mutants: Vec<_> = MUTANTS.iter().filter(|mutant| by_family.contains_key(mutant.family)).collect();
+    let problems = Mutex::new(Vec::new());
+    each(mutants.len(), |at| {
+        let mutant = mutants[at];
+        let text = &files[mutant.file];
+        let report = |why: String| {
+            let line = format!("{}: `{}` → `{}`: {why}", mutant.file, mutant.from, mutant.to);
+            problems.lock().expect("no panic with the lock").push(line);
+        };
+        let found = text.matches(mutant.from).count();
+        if found != 1 {
+            return report(format!("no longer applies: the text stands there {found} times, expected once"));
+        }
+        let mut changed = files.clone();
+        changed.insert(mutant.file.into(), text.replace(mutant.from, mutant.to));
+        for cases in by_family[mutant.family].chunks(FEW) {
+            match failures(cases, &changed, &mut Rng::new()) {
+                Err(why) => return report(why),
+                Ok(failed) if failed.is_empty() => {}
+                Ok(failed) => {
+                    return println!("{} `{}`: {}", mutant.file, mutant.to, failed[0].rsplit(": ").next().unwrap_or_default());
+                }
+            }
+        }
+        report("survives".into());
+    });
+    let problems = problems.into_inner().expect("no panic with the lock");
+    assert!(problems.is_empty(), "{} of {} mutants: {problems:#?}", problems.len(), mutants.len());
+}

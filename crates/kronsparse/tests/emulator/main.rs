@@ -1,0 +1,11 @@
+//! The CUDA kernels on the host: kernels/emulator runs them thread by thread, with every rule checked that a GPU does not check.
+//! Needs a C++17 compiler (`CXX`, or one of c++, g++, clang++); no GPU and nothing of CUDA.
+
+mod compile;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod kernels;
+mod launch;
+mod mutants;
+mod plans;
+mod units;

@@ -1,0 +1,187 @@
+//! A spread of plans of every kernel family, small enough to be emulated, and how one of them is launched and judged.
+
+use std::collections::BTreeSet;
+
+use fastrand::Rng;
+use half::{bf16, f16};
+use kronsparse::plan::gpu::{GpuMachine, GpuPlan, GpuProblem, Operand, Precision, Swizzle};
+use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern, Scalar};
+
+use super::compile::Source;
+use super::harness::inputs::{Draw, Weights};
+use super::harness::judge::compare;
+use super::harness::{Job, Problem};
+use super::launch::{Buffer, Launch, Map, Outcome};
+
+/// Small patterns, each for a reason: ones, no power of two, d = 1, wide lanes, long sums, many blocks.
+const PATTERNS: [[usize; 4]; 16] = [
+    [1, 1, 1, 1],
+    [2, 16, 16, 16],
+    [1, 64, 64, 8],
+    [3, 24, 40, 1],
+    [1, 32, 16, 64],
+    [2, 8, 48, 4],
+    [2, 20, 36, 6],
+    [1, 16, 128, 2],
+    [5, 3, 7, 11],
+    [1, 9, 33, 32],
+    [1, 130, 24, 8],
+    [1, 8, 24, 40],
+    [4, 16, 32, 3],
+    [1, 32, 64, 1],
+    [1, 12, 20, 24],
+    [1, 8, 8, 128],
+];
+const BATCHES: [usize; 7] = [1, 3, 16, 33, 64, 100, 200];
+
+/// What one launch multiplies: a plan, and how many vectors, which may differ from the plan's own.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) plan: GpuPlan,
+    pub(crate) n: usize,
+}
+
+/// The machines that plans are made for. A small one has several tiles per block.
+fn machines() -> [GpuMachine; 2] {
+    let large = GpuMachine::h100();
+    let small = GpuMachine { capability: (8, 6), multiprocessors: 2, shared_per_block: 99 << 10, ..large.clone() };
+    [GpuMachine { multiprocessors: 4, ..large }, small]
+}
+
+fn problems() -> Vec<GpuProblem> {
+    let mut all = Vec::new();
+    for (at, [a, b, c, d]) in PATTERNS.into_iter().enumerate() {
+        let pattern = Pattern::new(a, b, c, d).expect("a pattern");
+        for (k, dtype) in [DType::F16, DType::Bf16, DType::F32, DType::F32, DType::F64].into_iter().enumerate() {
+            for (m, layout) in Layout::ALL.into_iter().enumerate() {
+                let mix = at * 7 + k * 3 + m * 5;
+                all.push(GpuProblem {
+                    pattern,
+                    dtype,
+                    precision: if k == 3 { Precision::Tf32 } else { Precision::Full },
+                    layout,
+                    batch: BATCHES[mix % BATCHES.len()],
+                    aligned: mix % 5 != 0,
+                    bias: mix % 2 == 0,
+                    activation: Activation::ALL[mix % 5],
+                });
+            }
+        }
+    }
+    all
+}
+
+/// Plans of `family`, at most `count`, spread over problems and tiles; the same ones in every run, so that they are
+/// compiled once. One tile in three is the planner's own choice.
+pub(crate) fn spread(family: &str, count: usize) -> Vec<Case> {
+    let mut rng = Rng::with_seed(20261122);
+    let mut found = Vec::new();
+    let (mut sources, mut problems) = (BTreeSet::new(), problems());
+    rng.shuffle(&mut problems);
+    for round in 0..3 {
+        for (at, problem) in problems.iter().enumerate() {
+            let machine = &machines()[(at + round) % 2];
+            let mut plans = GpuPlan::candidates(problem, machine);
+            plans.retain(|plan| plan.name() == family && work(plan, problem.batch) < 4e7);
+            if plans.is_empty() || found.len() == count {
+                continue;
+            }
+            plans.sort_by(|p, q| p.seconds(machine).total_cmp(&q.seconds(machine)));
+            let plan = plans.swap_remove(if (at + round) % 3 == 0 { 0 } else { rng.usize(..plans.len()) });
+            if sources.insert(plan.source()) {
+                found.push(Case { plan, n: problem.batch });
+            }
+        }
+    }
+    found
+}
+
+/// How much there is to emulate, roughly in instructions of a thread: every tile costs all of its products.
+fn work(plan: &GpuPlan, n: usize) -> f64 {
+    let threads = f64::from(plan.threads()) * f64::from(plan.grid(n));
+    threads * 200.0 + plan.problem().pattern.flops(n)
+}
+
+impl Case {
+    /// The plan's source under a name of its own.
+    pub(crate) fn source(&self, at: usize) -> Source {
+        Source { name: format!("case {at}"), text: self.plan.source() }
+    }
+
+    /// Random numbers, and what they must give.
+    pub(crate) fn draw(&self, at: usize, rng: &mut Rng) -> Drawn {
+        match self.plan.problem().dtype {
+            DType::F16 => self.draw_as::<f16>(at, rng),
+            DType::Bf16 => self.draw_as::<bf16>(at, rng),
+            DType::F32 => self.draw_as::<f32>(at, rng),
+            DType::F64 => self.draw_as::<f64>(at, rng),
+            DType::C64 | DType::C128 => panic!("no plan multiplies complex numbers"),
+        }
+    }
+
+    fn draw_as<T: Scalar<Wide = f64>>(&self, at: usize, rng: &mut Rng) -> Drawn {
+        let (plan, n) = (&self.plan, self.n);
+        let GpuProblem { pattern, precision, layout, aligned, bias, activation, .. } = *plan.problem();
+        let chain = ChainPattern::new(vec![pattern]).expect("one factor");
+        let weights = Weights::<T>::draw(&chain, bias, Draw::of(&chain, n), rng);
+        let packed = plan.pack(weights.chain.factors()[0].weights()).expect("as many weights as the pattern has");
+        let job = Job { chain: &weights.chain, bias: weights.bias.as_deref(), activation };
+        let problem = Problem::new(job, weights.draw_input(n, layout, rng), n, layout);
+        let bytes = |numbers: &[T]| bytemuck::cast_slice::<T, u8>(numbers).to_vec();
+        // Aligned for the copy engine and not better, or for one element and not better.
+        let offset = if aligned { 16 } else { size_of::<T>() as u64 };
+        let buffer = |bytes, offset| Some(Buffer { bytes, offset });
+        let count = n * pattern.rows();
+        let launch = Launch {
+            kernel: format!("case {at}"),
+            grid: u64::from(plan.grid(n)),
+            threads: u64::from(plan.threads()),
+            cluster: u64::from(plan.cluster()),
+            shared_bytes: u64::from(plan.shared_bytes()),
+            n: n as u64,
+            seconds: 60,
+            x: buffer(bytes(&problem.x), offset),
+            w: buffer(bytes(&packed), 0),
+            bias: weights.bias.as_ref().and_then(|bias| buffer(bytes(bias), size_of::<T>() as u64)),
+            y: buffer(vec![0xFF; count * size_of::<T>()], offset),
+            maps: plan.tensor_maps(n).into_iter().map(|map| self.map(&map)).collect(),
+        };
+        // TF32 has 10 bits after the point, and both factors of a product are rounded to it.
+        let tf32 = T::DTYPE == DType::F32 && precision == Precision::Tf32;
+        let tolerance = if tf32 { problem.tolerance.max(2f64.powi(-10)) } else { problem.tolerance };
+        let judge = move |y: &[u8]| {
+            let y: Vec<T> = y.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect();
+            compare(&y, &problem.expected, tolerance, n, layout)
+        };
+        Drawn { launch, judge: Box::new(judge) }
+    }
+
+    fn map(&self, map: &kronsparse::plan::gpu::TensorMap) -> Map {
+        Map {
+            buffer: if map.operand == Operand::X { 0 } else { 3 },
+            element: self.plan.problem().dtype.size() as u64,
+            swizzle: match map.swizzle {
+                Swizzle::None => 0,
+                Swizzle::Bytes32 => 32,
+                Swizzle::Bytes64 => 64,
+                Swizzle::Bytes128 => 128,
+            },
+            dims: map.dims,
+            strides: map.strides,
+            boxed: map.boxed.map(u64::from),
+        }
+    }
+}
+
+/// A launch with its numbers.
+pub(crate) struct Drawn {
+    pub(crate) launch: Launch,
+    judge: Box<dyn Fn(&[u8]) -> Result<(), String> + Send>,
+}
+
+impl Drawn {
+    /// What is wrong with an outcome.
+    pub(crate) fn judge(&self, outcome: &Outcome) -> Result<(), String> {
+        (self.judge)(outcome.as_ref().map_err(Clone::clone)?)
+    }
+}

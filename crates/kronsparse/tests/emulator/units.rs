@@ -1,0 +1,524 @@
+//! The emulator's own tests: small kernels of each kind of instruction give the numbers that plain Rust gives, and each of many
+//! one-line mistakes is reported, most with the message that it deserves.
+
+use fastrand::Rng;
+use half::{bf16, f16};
+
+use super::compile::{self, Source};
+use super::launch::{Buffer, Launch, Map, Outcome, run};
+
+/// A unit kernel, its launches with the expected bytes, and its mutants: text, replacement, words of the message. An empty
+/// message stands for wrong numbers or any message, in any of the runs.
+struct Unit {
+    name: &'static str,
+    text: String,
+    launches: Vec<(Launch, Vec<u8>)>,
+    mutants: &'static [(&'static str, &'static str, &'static str)],
+}
+
+/// Compiles a unit and all its mutants at once, and holds every launch against what it must give.
+fn check(unit: Unit) {
+    let Unit { name, text, launches, mutants } = unit;
+    let mut sources = vec![Source { name: "right".into(), text: text.clone() }];
+    for (at, (from, to, _)) in mutants.iter().enumerate() {
+        assert_eq!(
+            text.matches(from).count(),
+            1,
+            "{name}: a mutant no longer applies: `{from}` must stand in the kernel once"
+        );
+        sources.push(Source { name: format!("mutant {at}"), text: text.replace(from, to) });
+    }
+    let program = compile::program(&sources, &compile::files()).unwrap_or_else(|why| panic!("{name}: {why}"));
+    let of = |kernel: &str| -> Vec<[Outcome; 2]> {
+        let all: Vec<Launch> = launches.iter().map(|(l, _)| Launch { kernel: kernel.into(), ..l.clone() }).collect();
+        run(&program, &all)
+    };
+    for (at, outcomes) in of("right").into_iter().enumerate() {
+        for (mode, outcome) in ["early", "late"].into_iter().zip(outcomes) {
+            match outcome {
+                Ok(y) => assert!(
+                    y == launches[at].1,
+                    "{name}, launch {at}, {mode}: wrong numbers: {}",
+                    first(&y, &launches[at].1)
+                ),
+                Err(why) => panic!("{name}, launch {at}, {mode}: {why}"),
+            }
+        }
+    }
+    for (at, (from, to, message)) in mutants.iter().enumerate() {
+        let outcomes: Vec<Outcome> = of(&format!("mutant {at}")).into_iter().flatten().collect();
+        let expected = launches.iter().flat_map(|(_, y)| [y, y]);
+        let caught = outcomes.iter().zip(expected).filter(|(outcome, y)| match outcome {
+            Ok(found) => message.is_empty() && found != *y,
+            Err(why) => why.contains(message),
+        });
+        let (wanted, all) = (if message.is_empty() { 1 } else { 2 }, outcomes.len());
+        let caught = caught.count();
+        let said: Vec<String> =
+            outcomes.iter().map(|o| o.as_ref().map_or_else(Clone::clone, |_| "no error".into())).collect();
+        assert!(
+            caught >= wanted,
+            "{name}: `{from}` → `{to}`: {caught} of {all} runs say `{message}`; they say {said:#?}"
+        );
+    }
+}
+
+fn first(found: &[u8], expected: &[u8]) -> String {
+    let at = found.chunks(4).zip(expected.chunks(4)).position(|(a, b)| a != b).unwrap_or_default();
+    let word =
+        |bytes: &[u8]| bytes.chunks(4).nth(at).map_or(0, |c| u32::from_le_bytes(c.try_into().unwrap_or_default()));
+    let (f, e) = (word(found), word(expected));
+    format!("word {at} is {f:#010x} ({}), expected {e:#010x} ({})", f32::from_bits(f), f32::from_bits(e))
+}
+
+fn random_bytes(count: usize, rng: &mut Rng) -> Vec<u8> {
+    (0..count).map(|_| rng.u8(..)).collect()
+}
+
+fn words(values: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    values.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// Small whole numbers and halves: products and sums are exact in every type.
+fn exact(count: usize, rng: &mut Rng) -> Vec<f32> {
+    (0..count).map(|_| rng.i32(-8..=8) as f32 * 0.5).collect()
+}
+
+fn usual(grid: u64, threads: u64, shared_bytes: u64, n: u64) -> Launch {
+    Launch { grid, threads, cluster: 1, shared_bytes, n, seconds: 20, ..Launch::default() }
+}
+
+#[test]
+fn barriers_of_a_block() {
+    let mut rng = Rng::new();
+    let x: Vec<u32> = (0..384).map(|_| rng.u32(..1 << 30)).collect();
+    let y = (0..384).map(|at| x[at ^ 5 ^ 32 ^ 64] + 3);
+    let mut launch = usual(3, 128, 512, 0);
+    launch.x = Buffer::new(words(x.iter().copied()));
+    launch.y = Buffer::poisoned(384 * 4);
+    check(Unit {
+        name: "sync",
+        text: include_str!("units/sync.cu").into(),
+        launches: vec![(launch, words(y))],
+        mutants: &[
+            ("load_global4(x + t));\n  sync_warp();", "load_global4(x + t));", "no barrier lies between"),
+            ("(t ^ 5));\n  sync_warp();", "(t ^ 5));", "no barrier lies between"),
+            ("neighbour + 1);\n  sync_some(1 + half, 64);", "neighbour + 1);", "no barrier lies between"),
+            (
+                "neighbour + 1);\n  sync_some(1 + half, 64);",
+                "neighbour + 1);\n  sync_warp();",
+                "no barrier lies between",
+            ),
+            ("(t ^ 32));\n  sync_some(1 + half, 64);", "(t ^ 32));", "no barrier lies between"),
+            ("(t ^ 32));\n  sync_some(1 + half, 64);", "(t ^ 32));\n  sync_some(1 + half, 128);", "deadlock"),
+            (
+                "(t ^ 32));\n  sync_some(1 + half, 64);",
+                "(t ^ 32));\n  sync_some(1, 64 + half * 32);",
+                "is waited for by",
+            ),
+            ("warp + 2);\n  sync_block();", "warp + 2);", "no barrier lies between"),
+            ("(t ^ 64)", "(t + 1)", "out of bounds: the block has 512 bytes"),
+            ("if (t < 128) store", "if (t < 127) store", ""),
+            ("store_global4(y + t, mine)", "store_global4(y + t / 2, mine)", "written a second time"),
+        ],
+    });
+}
+
+#[test]
+fn roundings_permutations_and_shuffles() {
+    let mut rng = Rng::new();
+    // Random bits, and every number half way between two of a narrow type around the edges of its range.
+    let mut x: Vec<u32> = (0..4096).map(|_| rng.u32(..)).collect();
+    let near = [0.0f32, 5.96e-8, 2.98e-8, 6.1e-5, 1.0, 2048.0, 65504.0, 65519.99, 65520.0, 1e38, 3.4e38];
+    for value in near {
+        for delta in [0u32, 1, 0x0800, 0x1000, 0x1001, 0x2000, 0x3000, 0x8000, 0x1_8000] {
+            x.extend([value.to_bits().wrapping_add(delta), value.to_bits().wrapping_sub(delta) | 1 << 31]);
+        }
+    }
+    x.extend([f32::INFINITY, f32::NEG_INFINITY, -0.0].map(f32::to_bits));
+    // NaN stays NaN, but which one is not prescribed.
+    x.retain(|w| !f32::from_bits(*w).is_nan() && !f16::from_bits(*w as u16).is_nan());
+    x.truncate(x.len() / 32 * 32);
+    let permuted = |a: u32, b: u32, selector: u32| {
+        let bytes = [a.to_le_bytes(), b.to_le_bytes()].concat();
+        u32::from_le_bytes([0, 4, 8, 12].map(|shift| {
+            let digit = selector >> shift & 15;
+            let byte = bytes[(digit & 7) as usize];
+            if digit & 8 == 0 { byte } else { 0u8.wrapping_sub(byte >> 7) }
+        }))
+    };
+    let tf32 = |x: f32| {
+        // Nearest, ties away from zero, among numbers with 10 bits after the point.
+        let w = x.to_bits();
+        let (low, high) = (w & !0x1FFF, (w & !0x1FFF).wrapping_add(0x2000));
+        if !x.is_finite() || w & 0x1FFF < 0x1000 { low } else { high }
+    };
+    let y = (0..x.len()).flat_map(|at| {
+        let (w, other) = (x[at], x[at ^ 1]);
+        let (v, o) = (f32::from_bits(w), f32::from_bits(other));
+        let half = |v: f32| u32::from(f16::from_f32(v).to_bits());
+        let brain = |v: f32| u32::from(bf16::from_f32(v).to_bits());
+        let wide = f16::from_bits(w as u16).to_f32().to_bits();
+        let again = u32::from(f16::from_f32(bf16::from_f32(v).to_f32()).to_bits());
+        [
+            half(v) | half(o) << 16,
+            brain(v) | brain(o) << 16,
+            tf32(v),
+            permuted(w, other, 0x5410),
+            permuted(w, other, 0x7632),
+            permuted(w, other, 0x90B3),
+            wide >> 16 | again << 16,
+            x[at ^ 31],
+        ]
+    });
+    let y = words(y);
+    let mut launch = usual(1, 32, 0, x.len() as u64);
+    launch.x = Buffer::new(words(x.iter().copied()));
+    launch.y = Buffer::poisoned(y.len());
+    check(Unit {
+        name: "numbers",
+        text: include_str!("units/numbers.cu").into(),
+        launches: vec![(launch, y)],
+        mutants: &[
+            ("pack_f16(x, other)", "pack_f16(other, x)", ""),
+            ("0x7632)", "0x7632 ^ 1)", ""),
+            ("store_global4(y + 7, shuffle_xor(w, 31))", "store_global4(y + 7, at < 32 ? shuffle_xor(w, 31) : 0)", ""),
+            (
+                "store_global4(y + 7, shuffle_xor(w, 31))",
+                "if (at % 2) store_global4(y + 7, shuffle_xor(w, 31))",
+                "deadlock",
+            ),
+        ],
+    });
+}
+
+#[test]
+fn asynchronous_copies() {
+    let mut rng = Rng::new();
+    let x = random_bytes(16 * 300, &mut rng);
+    let mut y = vec![0; 5 * 64 * 16];
+    for unit in 0..300 {
+        y[(unit ^ 32) * 16..][..16].copy_from_slice(&x[unit * 16..][..16]);
+    }
+    let mut launch = usual(1, 64, 3072, 300);
+    launch.x = Buffer::new(x);
+    launch.y = Buffer::poisoned(y.len());
+    check(Unit {
+        name: "copies",
+        text: include_str!("units/copies.cu").into(),
+        launches: vec![(launch, y)],
+        mutants: &[
+            ("copy_wait<1>()", "copy_wait<2>()", "not waited for"),
+            ("sync_block();", "", "no barrier lies between"),
+            ("copy_wait<1>();\n    sync_block();", "sync_block();\n    copy_wait<1>();", "not waited for"),
+            ("load(chunk + 2);", "load(chunk + 1);", ""),
+            (
+                "unit < args.n ? unit : 0) * 16, unit < args.n)",
+                "unit) * 16, unit <= args.n)",
+                "out of bounds: it has 4800 bytes",
+            ),
+            ("(chunk % 3) * 1024 + t * 16", "(chunk % 3) * 1024 + t * 8", "is not a multiple of 16"),
+            ("(chunk % 3) * 1024 + t * 16", "(chunk % 2) * 1024 + t * 16", "no barrier lies between"),
+        ],
+    });
+}
+
+/// `d0 + A Bᵀ` with A of `m` rows, B of `n`, both of `k` columns; `d0(row, column)`.
+fn product(a: &[f32], b: &[f32], [m, n, k]: [usize; 3], d0: impl Fn(usize, usize) -> f32) -> Vec<u8> {
+    let at = |i: usize, j: usize| {
+        let sum: f64 = (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[j * k + l])).sum();
+        (f64::from(d0(i, j)) + sum) as f32
+    };
+    words((0..m * n).map(|cell| at(cell / n, cell % n).to_bits()))
+}
+
+fn stored(kind: usize, values: &[f32]) -> Vec<u8> {
+    match kind {
+        0 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        1 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        // The hardware does not look at the low 13 bits.
+        _ => values.iter().flat_map(|&v| (v.to_bits() | 0x1234).to_le_bytes()).collect(),
+    }
+}
+
+#[test]
+fn fragments_of_mma() {
+    let mut rng = Rng::new();
+    let launches = (0..3).map(|kind| {
+        let k = if kind == 2 { 8 } else { 16 };
+        let (a, b) = (exact(16 * k, &mut rng), exact(8 * k, &mut rng));
+        let mut launch = usual(1, 32, 0, kind as u64);
+        launch.x = Buffer::new(stored(kind, &a));
+        launch.w = Buffer::new(stored(kind, &b));
+        launch.y = Buffer::poisoned(16 * 8 * 4);
+        (launch, product(&a, &b, [16, 8, k], |i, j| (1 + i / 8 * 2 + j % 2) as f32))
+    });
+    check(Unit {
+        name: "fragments",
+        text: include_str!("units/fragments.cu").into(),
+        launches: launches.collect(),
+        mutants: &[
+            ("a[r] = load_global4(x + (g + 8 * (r & 1)) * 8", "a[r] = load_global4(x + (g + 8 * (r >> 1)) * 8", ""),
+            ("* 16 + 2 * q + 8 * (r >> 1)", "* 16 + 2 * q + 8 * (r & 1)", ""),
+            ("w + g * 16 + 2 * q + 8 * r", "w + g * 16 + 2 * q + 4 * r", ""),
+            ("mma_bf16(d, a, b[0], b[1])", "mma_bf16(d, a, b[1], b[0])", ""),
+        ],
+    });
+}
+
+#[test]
+fn barriers_in_memory_and_bulk_copies() {
+    let mut rng = Rng::new();
+    let launches = [0usize, 1, 2, 5].map(|n| {
+        let x = random_bytes(2048 * n, &mut rng);
+        let y = (0..128 * n).flat_map(|unit| x[(unit ^ 33) * 16..][..16].to_vec()).collect();
+        let mut launch = usual(1, 96, 4096 + 32, n as u64);
+        launch.y = Buffer::poisoned(x.len());
+        launch.x = Buffer::new(x);
+        (launch, y)
+    });
+    check(Unit {
+        name: "ring",
+        text: include_str!("units/ring.cu").into(),
+        launches: launches.to_vec(),
+        mutants: &[
+            ("    barrier_init_fence();\n", "", "without barrier_init_fence"),
+            ("sync_block();", "", "mbarrier"),
+            ("barrier_init(empty + s, 2)", "barrier_init(empty + s, 3)", "lacks 1 of 3 arrivals"),
+            ("barrier_init(empty + s, 2)", "barrier_init(empty + s, 1)", ""),
+            ("barrier_wait(empty + k % 2, (k / 2 & 1) ^ 1);", "", ""),
+            ("(k / 2 & 1) ^ 1", "k / 2 & 1", "deadlock"),
+            ("barrier_expect(full + k % 2, 2048)", "barrier_expect(full + k % 2, 1024)", "bytes"),
+            ("barrier_expect(full + k % 2, 2048)", "barrier_expect(full + k % 2, 4096)", "2048 bytes"),
+            ("barrier_wait(full + k % 2, k / 2 & 1);", "", ""),
+            ("barrier_wait(full + k % 2, k / 2 & 1);", "barrier_wait(full + k % 2, 1 ^ (k / 2 & 1));", ""),
+            ("      sync_warp();\n", "", "no barrier lies between"),
+            ("k * 2048, 2048, full", "k * 2048 + 8, 2048, full", "not a multiple of 16"),
+            ("k * 2048, 2048, full", "k * 2048 + 16, 2048, full", "out of bounds"),
+        ],
+    });
+}
+
+#[test]
+fn boxes_with_swizzle() {
+    let mut rng = Rng::new();
+    for bytes in [32usize, 64, 128] {
+        let row = bytes / 4;
+        // X[w][z][y][x] of f32 with odd strides; the box has `row` × 4 × 2 × 2 elements.
+        let dims = [row + 2, 5, 3, 3];
+        let strides = [4 * (row + 4), 4 * (row + 4) * 6, 4 * (row + 4) * 6 * 4];
+        let total = strides[2] / 4 * dims[3];
+        let x = exact(total, &mut rng);
+        let mut y = vec![f32::from_bits(u32::MAX); total];
+        let at = |index: [i64; 4]| {
+            let inside = index.iter().zip(dims).all(|(&i, dim)| i >= 0 && i < dim as i64);
+            inside.then(|| index[0] as usize + (1..4).map(|k| index[k] as usize * strides[k - 1] / 4).sum::<usize>())
+        };
+        for cell in 0..row * 16 {
+            let inner = [cell % row, cell / row % 4, cell / row / 4 % 2, cell / row / 8].map(|v| v as i64);
+            let from = at([inner[0] + 4, inner[1] - 1, inner[2] + 1, inner[3] + 2]).map_or(0.0, |at| x[at]);
+            if let Some(to) = at([inner[0] + 4, inner[1], inner[2] + 1, inner[3] + 1]) {
+                y[to] = from * 2.0 + (cell % row / 4) as f32;
+            }
+        }
+        let map = |buffer| Map {
+            buffer,
+            element: 4,
+            swizzle: bytes as u64,
+            dims: dims.map(|v| v as u64),
+            strides: strides.map(|v| v as u64),
+            boxed: [row as u64, 4, 2, 2],
+        };
+        let mut launch = usual(1, 64, 2048 + 128, 0);
+        launch.x = Buffer::new(words(x.iter().map(|v| v.to_bits())));
+        launch.y = Buffer::poisoned(total * 4);
+        launch.maps = vec![map(0), map(3)];
+        let expected = words(y.iter().map(|v| v.to_bits()));
+        check(Unit {
+            name: "boxes",
+            text: include_str!("units/boxes.cu").replace("BYTES", &bytes.to_string()),
+            launches: vec![(launch, expected)],
+            mutants: if bytes < 128 {
+                &[("&x, full, 4, -1, 1, 2", "&x, full, 4, -1, 2, 1", "")]
+            } else {
+                &[
+                    ("  barrier_wait(full, 0);\n", "", "load_shared: shared+"),
+                    ("  fence_async();\n", "", "has not called fence_async since"),
+                    ("fence_async();\n  sync_block();", "fence_async();", "no barrier lies between"),
+                    ("    bulk_wait_read<0>();\n", "", "bulk_wait_read is missing"),
+                    ("    bulk_commit();\n", "", "was not committed"),
+                    ("address >> 3 & (128 - 16)", "address >> 3 & (64 - 16)", ""),
+                    ("address >> 3 & (128 - 16)", "address >> 4 & (128 - 16)", ""),
+                    ("&y, shared, 4, 0, 1, 1", "&y, shared, 4, 0, 1, 0", ""),
+                    ("&y, shared, 4", "&x, shared, 4", "only for reading"),
+                    ("tensor_load(shared, &x", "tensor_load(shared + 64, &x", "not a multiple of 128"),
+                    (
+                        "bulk_wait_read<0>();\n",
+                        "store_shared4(shared, 0); bulk_wait_read<0>();\n",
+                        "being read asynchronously",
+                    ),
+                ]
+            },
+        });
+    }
+}
+
+#[test]
+fn clusters() {
+    let mut rng = Rng::new();
+    let n = 3;
+    let x = random_bytes(2 * n * 1024, &mut rng);
+    let y = [&x[..n * 1024], &x[..n * 1024], &x[n * 1024..], &x[n * 1024..]].concat();
+    let mut launch = usual(4, 64, 1024 + 16, n as u64);
+    launch.cluster = 2;
+    launch.x = Buffer::new(x);
+    launch.y = Buffer::poisoned(y.len());
+    check(Unit {
+        name: "cluster",
+        text: include_str!("units/cluster.cu").into(),
+        launches: vec![(launch, y)],
+        mutants: &[
+            ("  sync_cluster();\n  for", "  sync_block();\n  for", "mbarrier"),
+            ("  }\n  sync_cluster();\n}", "  }\n}", "has ended"),
+            ("512, full, 3)", "512, full, 1)", "bytes"),
+            ("512, full, 3)", "512, full, 7)", "multicast mask 0x7"),
+            ("barrier_init(empty, 2)", "barrier_init(empty, 1)", ""),
+            (
+                "if (t < 2) barrier_arrive_at(empty, t)",
+                "if (t < 2) barrier_arrive(empty)",
+                "bulk_load_multicast: shared+0",
+            ),
+            (
+                "if (t < 2) barrier_arrive_at(empty, t)",
+                "if (t < 2) barrier_arrive_at(empty, t + 1)",
+                "block 2 of a cluster of 2",
+            ),
+            ("      barrier_wait(empty, (k & 1) ^ 1);\n", "", ""),
+        ],
+    });
+}
+
+#[test]
+fn products_of_warpgroups() {
+    let mut rng = Rng::new();
+    for (kind, number) in ["F16", "BF16", "TF32"].into_iter().enumerate() {
+        let k = if kind == 2 { 16 } else { 32 };
+        let (a, b) = (exact(64 * k, &mut rng), exact(24 * k, &mut rng));
+        let expected = product(&a, &b, [64, 24, k], |i, j| (j / 8 * 4 + i % 16 / 8 * 2 + j % 2) as f32);
+        let mut launch = usual(1, 384, 2 * 24 * 32, 0);
+        launch.x = Buffer::new(stored(kind, &a));
+        launch.w = Buffer::new(stored(kind, &b));
+        launch.y = Buffer::poisoned(64 * 24 * 4);
+        check(Unit {
+            name: "groups",
+            text: include_str!("units/groups.cu").replace("NUMBER", number),
+            launches: vec![(launch, expected)],
+            mutants: if kind > 0 {
+                &[("(N * 32), 128, 256)", "(N * 32), 256, 128)", "")]
+            } else {
+                &[
+                    ("  fence_async();\n", "", "has not called fence_async since"),
+                    ("  fence_async();\n  sync_block();", "  fence_async();", "no barrier lies between"),
+                    ("  wgmma_fence();\n", "", "wgmma_fence has not been called"),
+                    ("    wgmma_commit();\n", "", "not committed"),
+                    ("  wgmma_wait<0>();\n", "", "wgmma_wait is missing"),
+                    ("  wgmma_wait<0>();\n", "  wgmma_wait<1>();\n", "wgmma_wait is missing"),
+                    ("(N * 32), 128, 256)", "(N * 32), 256, 128)", ""),
+                    ("word / 4 * 128", "word / 4 * 256", "store_shared: "),
+                    ("registers_increase<232>", "registers_increase<236>", "a multiple of 8"),
+                    ("registers_decrease<40>", "registers_decrease<160>", "deadlock"),
+                    ("if (warp >= 4) {", "if (warp >= 3) {", "warpgroup takes different ways"),
+                    (
+                        "sync_block();\n  if (warp >= 4) {",
+                        "sync_block();\n  if (warp == 1) wgmma_fence();\n  if (warp >= 4) {",
+                        "takes different ways",
+                    ),
+                ]
+            },
+        });
+    }
+}
+
+#[test]
+fn mistakes_with_memory_are_named() {
+    let mut rng = Rng::new();
+    let x = random_bytes(1024, &mut rng);
+    let y: Vec<u8> = (0..64).flat_map(|unit| x[(63 - unit) * 16..][..16].to_vec()).collect();
+    let messages = [
+        "",
+        "16 bytes at x+1024, out of bounds: it has 1024 bytes",
+        "4 bytes at x-4, out of bounds",
+        "x+2 lies at an address that is not a multiple of 4",
+        "16 bytes at shared+1024, out of bounds: the block has 1024 bytes",
+        "shared+152 is not a multiple of 16",
+        "x+0, which is only for reading",
+        "y+0, which this launch writes",
+        "4 bytes at y+1024, out of bounds",
+        "is written a second time",
+        "bytes beside y were written",
+        "a pointer was followed without a wrapper",
+        "out of bounds",
+        "copy_async: the address in global memory is not a multiple of 16",
+        "threads 9 to 9 wait at shuffle_xor",
+        "deadlock: block 0 threads 0 to 31 wait at sync_some(3): 32 of 64 threads came",
+        "deadlock",
+        "a loop without end",
+        "4 bytes at shared+-4, out of bounds",
+    ];
+    let text = include_str!("units/faults.cu").to_owned();
+    let source = Source { name: "faults".into(), text };
+    let program = compile::program(&[source], &compile::files()).unwrap_or_else(|why| panic!("{why}"));
+    let launches: Vec<Launch> = (0..messages.len())
+        .map(|n| {
+            let mut launch = usual(1, 64, 1024, n as u64);
+            launch.seconds = 1;
+            launch.kernel = "faults".into();
+            launch.x = Buffer::new(x.clone());
+            launch.y = Buffer::poisoned(1024);
+            launch
+        })
+        .collect();
+    for ((n, outcomes), message) in run(&program, &launches).into_iter().enumerate().zip(messages) {
+        for outcome in outcomes {
+            match outcome {
+                Ok(found) => assert!(message.is_empty() && found == y, "fault {n}: `{message}` was not reported"),
+                Err(why) => assert!(
+                    !message.is_empty() && why.contains(message),
+                    "fault {n}: expected `{message}`, found `{why}`"
+                ),
+            }
+        }
+    }
+}
+
+/// Every wrapper and macro of ptx.cuh has its counterpart: a kernel that compiles there compiles here.
+#[test]
+fn the_emulator_has_every_wrapper() {
+    let files = compile::files();
+    let names = |file: &str| -> std::collections::BTreeSet<String> { declared(&files[file]).into_iter().collect() };
+    let missing: Vec<String> = names("ptx.cuh").difference(&names("emulator/emulator.h")).cloned().collect();
+    assert!(missing.is_empty(), "emulator.h lacks {missing:?} of ptx.cuh");
+}
+
+/// Names of functions marked `KS_DEVICE`, of macros, and of structs.
+fn declared(text: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if let Some((_, rest)) = line.split_once("#define ") {
+            found.push(rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().into());
+        } else if let Some((_, rest)) = line.split_once("KS_DEVICE ") {
+            let before = rest.split('(').next().unwrap_or_default();
+            found.push(before.rsplit([' ', '*']).next().unwrap_or_default().into());
+        } else if let Some((_, rest)) = line.split_once("struct ") {
+            found.push(
+                rest.trim_start_matches(|c: char| c != 'U' && c != 'T')
+                    .split([' ', ';'])
+                    .next()
+                    .unwrap_or_default()
+                    .into(),
+            );
+        }
+    }
+    found.retain(|name| !name.is_empty() && name != "KS_PRAGMA");
+    found
+}
