@@ -5,7 +5,11 @@ use crate::plan::gpu::GpuPlan;
 /// The kernels' files, by the names under which a source includes them.
 pub const HEADERS: &[(&str, &str)] = &[
     ("args.cuh", include_str!("../../kernels/args.cuh")),
+    ("batch_pointers.cuh", include_str!("../../kernels/batch_pointers.cuh")),
     ("epilogue.cuh", include_str!("../../kernels/epilogue.cuh")),
+    ("finish.cuh", include_str!("../../kernels/finish.cuh")),
+    ("inspect.cuh", include_str!("../../kernels/inspect.cuh")),
+    ("permute.cuh", include_str!("../../kernels/permute.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("types.cuh", include_str!("../../kernels/types.cuh")),
