@@ -9,6 +9,7 @@ use kronsparse::plan::{Algorithm, Problem};
 use kronsparse::{Chain, DType, Scalar};
 use num_complex::{Complex32, Complex64};
 
+use crate::Kind;
 use crate::definition::{Cache, Case};
 use crate::format::bytes;
 use crate::random::Random;
@@ -66,8 +67,9 @@ struct Contender<T: Scalar> {
 
 /// [`run_case`] for one element type.
 fn typed<T: Scalar<Wide: WideScalar>>(case: &Case, bench: &mut Bench<'_>, observe: Observer<'_>) -> Vec<Row> {
-    let mut rows: Vec<Row> = bench.algorithms.iter().map(|&a| blank(case, a, bench)).collect();
-    if let Some(reason) = too_large(&case.problem) {
+    let mut rows: Vec<Row> = bench.algorithms.iter().map(|&a| Row::blank(case, a, bench.threads, bench.seed)).collect();
+    let missing = (case.kind == Kind::TF32).then(|| "tf32 is a type of products that only GPUs have".to_string());
+    if let Some(reason) = missing.or_else(|| too_large(&case.problem)) {
         rows.iter_mut().for_each(|row| row.reason.clone_from(&reason));
         return rows;
     }
@@ -113,36 +115,6 @@ fn typed<T: Scalar<Wide: WideScalar>>(case: &Case, bench: &mut Bench<'_>, observ
     }
     compare(&mut rows);
     rows
-}
-
-/// A row without results.
-fn blank(case: &Case, algorithm: Algorithm, bench: &Bench<'_>) -> Row {
-    let problem = &case.problem;
-    Row {
-        chain: problem.chain.clone(),
-        dtype: problem.dtype,
-        layout: problem.layout,
-        n: problem.batch,
-        threads: bench.threads,
-        cache: case.cache,
-        algorithm,
-        status: Status::Skipped,
-        median_s: None,
-        iqr_s: None,
-        min_s: None,
-        samples: 0,
-        gflops: None,
-        gbs: None,
-        roofline_share: None,
-        speedup_over_best_other: None,
-        rel_error: None,
-        checksum: None,
-        seed: bench.seed,
-        tolerance: problem.dtype.tolerance(problem.chain.longest_sum(), problem.chain.patterns().len()),
-        checked_vectors: 0,
-        reason: String::new(),
-        why: case.why.clone(),
-    }
 }
 
 /// Why a problem does not fit in this machine's memory at all, if so.
@@ -193,7 +165,7 @@ fn prepare<T: Scalar>(
 }
 
 /// Runs a step of an algorithm: what it does not support is skipped, every other error and every panic is a failure.
-fn guarded<R>(step: impl FnOnce() -> kronsparse::Result<R>) -> Result<R, (Status, String)> {
+pub(crate) fn guarded<R>(step: impl FnOnce() -> kronsparse::Result<R>) -> Result<R, (Status, String)> {
     match catch_unwind(AssertUnwindSafe(step)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error @ kronsparse::Error::Unsupported { .. })) => Err((Status::Skipped, error.to_string())),
@@ -293,7 +265,7 @@ fn one_sample<T: Scalar>(
 }
 
 /// Notes the times and the rates that follow from them.
-fn fill(row: &mut Row, summary: &Summary) {
+pub(crate) fn fill(row: &mut Row, summary: &Summary) {
     let problem = row.problem();
     row.samples = summary.count;
     row.median_s = Some(summary.median);
@@ -323,7 +295,7 @@ mod tests {
 
     fn case(chain: ChainPattern, dtype: DType, batch: usize, cache: Cache) -> Case {
         let problem = Problem { chain, dtype, batch, layout: Layout::BatchLast };
-        Case { problem, cache, why: "a test".into() }
+        Case { problem, kind: dtype.into(), cache, why: "a test".into() }
     }
 
     fn bench<'a>(algorithms: &'a [Algorithm], evictor: &'a mut Evictor, memory_limit: usize) -> Bench<'a> {
@@ -337,9 +309,9 @@ mod tests {
         for (dtype, cache) in [(DType::F32, Cache::Cold), (DType::C64, Cache::Warm), (DType::Bf16, Cache::Warm)] {
             let case = case(chain.clone(), dtype, 5, cache);
             let mut events = 0;
-            let rows = run_case(&case, &mut bench(&Algorithm::ALL, &mut evictor, 1 << 30), &mut |_| events += 1);
-            assert_eq!(rows.len(), Algorithm::ALL.len());
-            assert_eq!(events, Algorithm::ALL.len() + 1);
+            let rows = run_case(&case, &mut bench(&Algorithm::on_cpu(), &mut evictor, 1 << 30), &mut |_| events += 1);
+            assert_eq!(rows.len(), Algorithm::on_cpu().len());
+            assert_eq!(events, Algorithm::on_cpu().len() + 1);
             for row in &rows {
                 match row.status {
                     Status::Ok => {

@@ -8,7 +8,7 @@ use kronsparse::plan::{Layout, Problem};
 use kronsparse::{ChainPattern, ChainSpec, DType, Pattern};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 
 /// The selection of `--quick`: a tour of the kinds of patterns that finishes in about two minutes on two cores.
 pub const QUICK: &str = include_str!("../../../benchmarks/quick.toml");
@@ -45,6 +45,8 @@ impl FromStr for Cache {
 pub struct Case {
     /// Chain, element type, batch and layout.
     pub problem: Problem,
+    /// The problem's element type, and how it is multiplied.
+    pub kind: Kind,
     /// State of the caches.
     pub cache: Cache,
     /// Why it is worth measuring; may be empty.
@@ -57,9 +59,9 @@ pub struct Case {
 pub struct Sweep {
     /// Batch sizes, each at least 1.
     pub batch: Vec<usize>,
-    /// Element types.
+    /// Element types, or `tf32`.
     #[serde(with = "crate::text::list")]
-    pub dtype: Vec<DType>,
+    pub dtype: Vec<Kind>,
     /// Layouts.
     #[serde(with = "crate::text::list")]
     pub layout: Vec<Layout>,
@@ -71,7 +73,12 @@ pub struct Sweep {
 impl Sweep {
     /// What is measured where nobody says anything: 256 vectors, `f32`, batch-first, cold.
     fn fallback() -> Sweep {
-        Sweep { batch: vec![256], dtype: vec![DType::F32], layout: vec![Layout::BatchFirst], cache: vec![Cache::Cold] }
+        Sweep {
+            batch: vec![256],
+            dtype: vec![DType::F32.into()],
+            layout: vec![Layout::BatchFirst],
+            cache: vec![Cache::Cold],
+        }
     }
 
     /// `self` where it says something, `other` elsewhere.
@@ -202,7 +209,7 @@ fn parse_chain(text: &str) -> kronsparse::Result<ChainPattern> {
 
 /// Adds the cases of one chain that are not there yet.
 fn expand(cases: &mut Vec<Case>, chain: &ChainPattern, sweep: &Sweep, why: &str, at: &str) -> Result<()> {
-    for &dtype in &sweep.dtype {
+    for &kind in &sweep.dtype {
         for &layout in &sweep.layout {
             for &batch in &sweep.batch {
                 let fits = batch.checked_mul(chain.rows().max(chain.cols())).and_then(|e| e.checked_mul(16));
@@ -215,9 +222,9 @@ fn expand(cases: &mut Vec<Case>, chain: &ChainPattern, sweep: &Sweep, why: &str,
                     });
                 }
                 for &cache in &sweep.cache {
-                    let problem = Problem { chain: chain.clone(), dtype, batch, layout };
-                    if !cases.iter().any(|c| c.problem == problem && c.cache == cache) {
-                        cases.push(Case { problem, cache, why: why.into() });
+                    let problem = Problem { chain: chain.clone(), dtype: kind.dtype, batch, layout };
+                    if !cases.iter().any(|c| c.problem == problem && c.kind == kind && c.cache == cache) {
+                        cases.push(Case { problem, kind, cache, why: why.into() });
                     }
                 }
             }
@@ -260,7 +267,7 @@ mod tests {
     fn overrides_multiply_out() {
         let sweep = Sweep {
             batch: vec![1, 8],
-            dtype: vec![DType::F32, DType::Bf16],
+            dtype: vec![DType::F32.into(), DType::Bf16.into()],
             layout: Layout::ALL.to_vec(),
             cache: vec![Cache::Cold, Cache::Warm],
         };

@@ -18,6 +18,9 @@ mod case;
 pub mod definition;
 mod error;
 pub mod format;
+pub mod gpu;
+pub mod journal;
+mod kind;
 pub mod machine;
 pub mod random;
 pub mod record;
@@ -29,6 +32,7 @@ pub mod verify;
 
 pub use definition::{Cache, Case, Definition, Sweep};
 pub use error::{Error, Result};
+pub use kind::Kind;
 pub use machine::Machine;
 pub use record::{Ceiling, Record, Row, Settings, Status};
 pub use run::{Event, Observer, Options, run};

@@ -32,6 +32,28 @@ pub struct Machine {
     pub commit: String,
     /// Caches seen from the first core; empty if the system does not tell.
     pub caches: Vec<CacheLevel>,
+    /// The GPU that was measured, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
+}
+
+/// A GPU as `machine.toml` describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Marketing name.
+    pub name: String,
+    /// Version of the driver; empty if it does not tell.
+    pub driver: String,
+    /// Compute capability, major and minor.
+    pub capability: [u32; 2],
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of device memory.
+    pub memory_bytes: u64,
+    /// Bytes of the second-level cache.
+    pub l2_bytes: u64,
+    /// The compiler of the kernels and the libraries, with what is known of where they come from.
+    pub libraries: Vec<String>,
 }
 
 impl Machine {
@@ -58,6 +80,7 @@ impl Machine {
             version: env!("CARGO_PKG_VERSION").into(),
             commit: env!("KRONSPARSE_COMMIT").into(),
             caches: caches(),
+            gpu: None,
         }
     }
 }

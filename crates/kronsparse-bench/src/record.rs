@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::Path;
 use std::str::FromStr;
 
+use kronsparse::ChainPattern;
 use kronsparse::plan::{Algorithm, Layout, Problem};
-use kronsparse::{ChainPattern, DType};
 use serde::{Deserialize, Serialize};
 
+use crate::definition::Case;
 use crate::machine::Machine;
-use crate::{Cache, Error, Result};
+use crate::{Cache, Error, Kind, Result};
 
 /// What became of an algorithm on a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +56,7 @@ pub struct Row {
     pub chain: ChainPattern,
     /// Element type of weights, input and output.
     #[serde(with = "crate::text")]
-    pub dtype: DType,
+    pub dtype: Kind,
     /// Order of input and output.
     #[serde(with = "crate::text")]
     pub layout: Layout,
@@ -102,12 +103,91 @@ pub struct Row {
     pub reason: String,
     /// Why the case is measured.
     pub why: String,
+    /// The GPU; empty for the CPU.
+    #[serde(default)]
+    pub device: String,
+    /// Version of the GPU's driver.
+    #[serde(default)]
+    pub driver: String,
+    /// The kernel or the library's algorithm that was chosen, in words.
+    #[serde(default)]
+    pub plan: String,
+    /// Joules of one call, idle power included, repeated without pause (warm caches).
+    #[serde(default)]
+    pub energy_j: Option<f64>,
+    /// Power of the idle GPU in the same run, in watts.
+    #[serde(default)]
+    pub idle_w: Option<f64>,
+    /// Clock of the GPU's multiprocessors right after the samples, in MHz.
+    #[serde(default)]
+    pub sm_mhz: Option<u32>,
+    /// Bytes of device memory that the algorithm holds beside input and output.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Share of permute-bmm's time that its two permutations take.
+    #[serde(default)]
+    pub permutation_share: Option<f64>,
 }
 
 impl Row {
+    /// A row without results: skipped, without a reason yet.
+    pub fn blank(case: &Case, algorithm: Algorithm, threads: usize, seed: u64) -> Row {
+        let problem = &case.problem;
+        Row {
+            chain: problem.chain.clone(),
+            dtype: case.kind,
+            layout: problem.layout,
+            n: problem.batch,
+            threads,
+            cache: case.cache,
+            algorithm,
+            status: Status::Skipped,
+            median_s: None,
+            iqr_s: None,
+            min_s: None,
+            samples: 0,
+            gflops: None,
+            gbs: None,
+            roofline_share: None,
+            speedup_over_best_other: None,
+            rel_error: None,
+            checksum: None,
+            seed,
+            tolerance: case.kind.tolerance(problem.chain.longest_sum(), problem.chain.patterns().len()),
+            checked_vectors: 0,
+            reason: String::new(),
+            why: case.why.clone(),
+            device: String::new(),
+            driver: String::new(),
+            plan: String::new(),
+            energy_j: None,
+            idle_w: None,
+            sm_mhz: None,
+            memory_bytes: None,
+            permutation_share: None,
+        }
+    }
+
+    /// The names of the columns, in order.
+    pub fn columns() -> Vec<String> {
+        let one = Problem {
+            chain: ChainPattern::new(vec![kronsparse::Pattern::new(1, 1, 1, 1).expect("a legal pattern")])
+                .expect("a chain of one factor"),
+            dtype: kronsparse::DType::F32,
+            batch: 1,
+            layout: Layout::BatchFirst,
+        };
+        let case = Case { kind: one.dtype.into(), problem: one, cache: Cache::Cold, why: String::new() };
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.serialize(Row::blank(&case, Algorithm::Auto, 1, 0)).expect("a row can be written to memory");
+        let text = writer.into_inner().expect("memory does not fail");
+        let text = String::from_utf8_lossy(&text);
+        text.lines().next().unwrap_or_default().split(',').map(str::to_string).collect()
+    }
+
     /// What was computed.
     pub fn problem(&self) -> Problem {
-        Problem { chain: self.chain.clone(), dtype: self.dtype, batch: self.n, layout: self.layout }
+        Problem { chain: self.chain.clone(), dtype: self.dtype.dtype, batch: self.n, layout: self.layout }
     }
     /// Operations per byte: the abscissa of the roofline plot.
     pub fn intensity(&self) -> f64 {
@@ -116,8 +196,8 @@ impl Row {
     }
     /// Whether two rows belong to the same case.
     pub fn same_case(&self, other: &Row) -> bool {
-        (&self.chain, self.dtype, self.layout, self.n, self.threads, self.cache)
-            == (&other.chain, other.dtype, other.layout, other.n, other.threads, other.cache)
+        (&self.chain, self.dtype, self.layout, self.n, self.threads, self.cache, &self.device)
+            == (&other.chain, other.dtype, other.layout, other.n, other.threads, other.cache, &other.device)
     }
     /// Whether the algorithm is one of this project's own rather than what everybody else uses.
     pub fn is_ours(&self) -> bool {
@@ -128,9 +208,10 @@ impl Row {
 /// The roofline of one element type, measured in the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceiling {
-    /// Element type; narrow types have the ceiling of the type that they are accumulated in.
+    /// Element type; on a CPU narrow types have the ceiling of the type that they are accumulated in, on a GPU `f32` that of
+    /// the CUDA cores or of three TF32 products, whichever is higher.
     #[serde(with = "crate::text")]
-    pub dtype: DType,
+    pub dtype: Kind,
     /// Number of threads.
     pub threads: usize,
     /// Operations per second of a large dense product.

@@ -31,7 +31,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            algorithms: Algorithm::ALL.to_vec(),
+            algorithms: Algorithm::on_cpu().to_vec(),
             threads: 0,
             budget: 0.3,
             memory_limit: 1 << 30,
@@ -162,18 +162,18 @@ fn raise_ceilings(
                 peak
             }
         };
-        match ceilings.iter_mut().find(|c| c.dtype == dtype) {
+        match ceilings.iter_mut().find(|c| c.dtype == dtype.into()) {
             Some(old) => {
                 old.flops_per_second = old.flops_per_second.max(flops_per_second);
                 old.bytes_per_second = old.bytes_per_second.max(bytes_per_second);
             }
-            None => ceilings.push(Ceiling { dtype, threads, flops_per_second, bytes_per_second }),
+            None => ceilings.push(Ceiling { dtype: dtype.into(), threads, flops_per_second, bytes_per_second }),
         }
     }
 }
 
 /// Fills in the share of the roofline of every row that has a time.
-fn share_of_roofline(record: &mut Record) {
+pub(crate) fn share_of_roofline(record: &mut Record) {
     let shares: Vec<Option<f64>> = record
         .rows
         .iter()

@@ -132,7 +132,7 @@ pub fn poison<T: Scalar>(y: &mut [T]) {
 }
 
 /// All of `0..n` if affordable; otherwise the first, the last and random ones in between, ascending, without repetition.
-fn choose(n: usize, affordable: usize, random: &mut Random) -> Vec<usize> {
+pub(crate) fn choose(n: usize, affordable: usize, random: &mut Random) -> Vec<usize> {
     if n <= affordable {
         return (0..n).collect();
     }

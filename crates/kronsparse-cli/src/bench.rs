@@ -1,16 +1,17 @@
 //! `kronsparse bench`: measures every algorithm, prints a table, and leaves figures and a report in a folder.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kronsparse::DType;
 use kronsparse::plan::{Algorithm, Layout};
 use kronsparse_bench::{
-    Cache, Definition, Error, Event, Options, Record, Result, Sweep, format, record, report, summary,
+    Cache, Definition, Error, Event, Kind, Options, Record, Result, Sweep, format, gpu, record, report, summary,
 };
+
+use crate::bench_gpu::{self, Device, GpuArgs};
 
 /// Measure every algorithm on this machine: verified, in turn, against the roofline of the same run
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,8 @@ Examples:
   kronsparse bench --patterns '1,64,64,64; 6,64,64,1'         two patterns
   kronsparse bench --patterns '(1,64,64,64)(64,64,64,1)' --batch 1,256 --dtype f32,bf16
   kronsparse bench --patterns benchmarks/layers.toml --threads 1 --cache cold,warm --out layers
+  kronsparse bench --device cuda:0 --patterns benchmarks/paper_grid.txt --batch 25088 --dtype f16,bf16,f32,tf32 \
+    --layout bsf,bsl --out grid        on a GPU; again with --resume grid if it was interrupted
 
 Exit code: 0 if all results are right, 1 if an algorithm gave a wrong one or failed, 2 on bad input.")]
 pub(crate) struct Args {
@@ -32,13 +35,13 @@ pub(crate) struct Args {
     /// Numbers of vectors
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     pub(crate) batch: Vec<usize>,
-    /// Element types: f16, bf16, f32, f64, c64, c128
+    /// Element types: f16, bf16, f32, f64, c64, c128, or tf32 on a GPU
     #[arg(long, value_name = "TYPE,...", value_delimiter = ',')]
-    pub(crate) dtype: Vec<DType>,
+    pub(crate) dtype: Vec<Kind>,
     /// Layouts: bsf (vectors are rows), bsl (vectors are columns)
     #[arg(long, value_name = "LAYOUT,...", value_delimiter = ',')]
     pub(crate) layout: Vec<Layout>,
-    /// Algorithms; all but auto by default
+    /// Algorithms; all of the device but auto by default
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) algorithms: Vec<Algorithm>,
     /// Threads; 0 means all cores
@@ -47,9 +50,12 @@ pub(crate) struct Args {
     /// State of the caches before a sample: cold, warm or both
     #[arg(long, value_name = "cold|warm", value_delimiter = ',')]
     pub(crate) cache: Vec<Cache>,
-    /// Sampling time for each algorithm on each case
-    #[arg(long, value_name = "SECONDS", default_value_t = Options::default().budget)]
-    pub(crate) budget: f64,
+    /// Sampling time for each algorithm on each case; 0.3 on a CPU, 0.02 on a GPU by default
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) budget: Option<f64>,
+    /// MiB of weights, or on a CPU of working arrays, above which an algorithm is skipped
+    #[arg(long, value_name = "MIB", default_value_t = Options::default().memory_limit >> 20)]
+    pub(crate) memory_limit: usize,
     /// Seed of weights and inputs, to repeat a run; a fresh one by default
     #[arg(long, value_name = "SEED")]
     pub(crate) seed: Option<u64>,
@@ -62,15 +68,23 @@ pub(crate) struct Args {
     /// Print the whole record as JSON instead of the table
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
 }
 
 /// Runs the command. Exit code 1 if an algorithm was wrong or failed; an error is bad input or an unwritable folder.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     // Before minutes of measuring, not after.
-    record::prepare_folder(&args.out)?;
+    let out = args.gpu.resume.as_ref().unwrap_or(&args.out);
     let record = match &args.from {
-        Some(folder) => Record::read(folder)?,
-        None => measure(&args)?,
+        Some(folder) => {
+            record::prepare_folder(out)?;
+            Record::read(folder)?
+        }
+        None => match measure(&args, out)? {
+            Some(record) => record,
+            None => return Ok(ExitCode::SUCCESS),
+        },
     };
     if args.json {
         print(&record.to_json())?;
@@ -78,13 +92,13 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         print(&report::table(&record, colour))?;
     }
-    report::write_all(&record, &args.out)?;
-    eprintln!("report: {}", args.out.join("report.html").display());
+    report::write_all(&record, out)?;
+    eprintln!("report: {}", out.join("report.html").display());
     Ok(if record.is_right() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Measures what the flags say, with a progress bar.
-fn measure(args: &Args) -> Result<Record> {
+/// Measures what the flags say, with a progress bar; no record if kernels were only compiled.
+fn measure(args: &Args, out: &Path) -> Result<Option<Record>> {
     let sweep = Sweep {
         batch: args.batch.clone(),
         dtype: args.dtype.clone(),
@@ -95,20 +109,61 @@ fn measure(args: &Args) -> Result<Record> {
         Some(patterns) => Definition::from_argument(patterns, &sweep)?,
         None => Definition::quick(&sweep)?,
     };
-    let mut options = Options { threads: args.threads, budget: args.budget, seed: args.seed, ..Options::default() };
-    options.command = std::env::args().map(quoted).collect::<Vec<_>>().join(" ");
-    if !args.algorithms.is_empty() {
-        options.algorithms.clear();
-        for algorithm in &args.algorithms {
-            if !options.algorithms.contains(algorithm) {
-                options.algorithms.push(*algorithm);
+    let command = std::env::args().map(quoted).collect::<Vec<_>>().join(" ");
+    let (seed, memory_limit) = (args.seed, args.memory_limit.saturating_mul(1 << 20));
+    let algorithms = |usual: &[Algorithm]| -> Vec<Algorithm> {
+        let mut wanted: Vec<Algorithm> = Vec::new();
+        for algorithm in if args.algorithms.is_empty() { usual } else { &args.algorithms } {
+            if !wanted.contains(algorithm) {
+                wanted.push(*algorithm);
             }
         }
-    }
-    let bar = progress(definition.cases.len());
-    let record = kronsparse_bench::run(&definition, &options, &mut |event| show(&bar, &event));
-    bar.finish_and_clear();
-    record
+        wanted
+    };
+    let bar = || progress(definition.cases.len());
+    let record = match args.gpu.device {
+        Device::Cpu => {
+            if let Some(flag) = args.gpu.misplaced() {
+                let why = "says something about a GPU only; add --device cuda:0".into();
+                return Err(Error::Definition { place: flag.into(), why });
+            }
+            record::prepare_folder(out)?;
+            let usual = Options::default();
+            let options = Options {
+                algorithms: algorithms(&usual.algorithms),
+                threads: args.threads,
+                budget: args.budget.unwrap_or(usual.budget),
+                memory_limit,
+                seed,
+                command,
+            };
+            let bar = bar();
+            let record = kronsparse_bench::run(&definition, &options, &mut |event| show(&bar, &event));
+            bar.finish_and_clear();
+            record?
+        }
+        Device::Cuda(ordinal) => {
+            let usual = gpu::Options::default();
+            let options = gpu::Options {
+                algorithms: algorithms(&usual.algorithms),
+                budget: args.budget.unwrap_or(usual.budget),
+                memory_limit,
+                seed,
+                command,
+                folder: Some(out.to_path_buf()),
+                ..usual
+            };
+            if args.gpu.prepare || args.gpu.prepare_share.is_some() {
+                bench_gpu::prepare_all(&args.gpu, ordinal, &definition, &options)?;
+                return Ok(None);
+            }
+            let bar = bar();
+            let record = bench_gpu::measure(&args.gpu, ordinal, &definition, options, &mut |event| show(&bar, &event));
+            bar.finish_and_clear();
+            record?
+        }
+    };
+    Ok(Some(record))
 }
 
 /// Prints to standard output. A reader that has gone away (`| head`) is no error.

@@ -4,6 +4,7 @@
 //! that cannot be read or written, 101 a bug of ours; `bench` returns 1 when an algorithm gave a wrong result.
 
 mod bench;
+mod bench_gpu;
 mod convert;
 mod dtypes;
 mod expand;

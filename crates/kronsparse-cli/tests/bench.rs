@@ -58,7 +58,7 @@ fn bad_input_is_one_sentence_and_exit_code_2() {
     std::fs::write(&file, "1,2,2,1\n1,2,2\n").unwrap();
     let (file, good) = (file.to_str().unwrap(), folder.path().join("out"));
     let good = good.to_str().unwrap();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--patterns", "1,2,3", "--out", good], "expected four numbers a,b,c,d, found 3"),
         (&["--patterns", "(1,2,2,2)(5,1,1,1)", "--out", good], "4 columns"),
         (&["--patterns", file, "--out", good], "line 2"),
@@ -66,6 +66,9 @@ fn bad_input_is_one_sentence_and_exit_code_2() {
         (&["--patterns", "1,2,2,1", "--batch", "0", "--out", good], "at least one vector"),
         (&["--patterns", "1,2,2,1", "--dtype", "f31", "--out", good], "expected one of f16, bf16"),
         (&["--patterns", "1,2,2,1", "--out", file], "file: cannot create the folder"),
+        (&["--patterns", "1,2,2,1", "--out", good, "--device", "gpu"], "expected cpu, cuda or cuda:N"),
+        (&["--patterns", "1,2,2,1", "--out", good, "--energy"], "--energy: says something about a GPU only"),
+        (&["--patterns", "1,2,2,1", "--out", good, "--device", "cuda:77"], "GPU 77"),
     ];
     for (arguments, expected) in cases {
         let output = kronsparse(&[&["bench"], arguments].concat());

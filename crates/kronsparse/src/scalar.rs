@@ -84,6 +84,12 @@ impl DType {
         let sums = accumulator * (products as f64).sqrt().max(4.0);
         factors.max(1) as f64 * (self.unit_roundoff() + sums)
     }
+
+    /// [`DType::tolerance`] for `f32` multiplied as TF32: both operands of every product are cut to 10 bits after the point
+    /// (some hardware truncates), which is far more than what the sums add.
+    pub fn tolerance_tf32(factors: usize) -> f64 {
+        factors.max(1) as f64 * 2f64.powi(-9)
+    }
 }
 
 impl Display for DType {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kronsparse::cuda::libraries::{self, Library};
-use kronsparse::cuda::{compile, wgmma};
+use kronsparse::cuda::compile;
 use kronsparse::plan::gpu::{self, Flops, GpuMachine, GpuPlan, GpuProblem, Precision};
 use kronsparse::{Activation, DType, Layout, Pattern};
 
@@ -150,11 +150,11 @@ fn every_wgmma_compiles() {
     if !nvrtc("every_wgmma_compiles") {
         return;
     }
-    for kind in wgmma::Kind::ALL {
+    for kind in lanes_wgmma::Kind::ALL {
         let mut source = String::from("#define KS_WGMMA 1\n#include \"args.cuh\"\n");
         for n in (8..=256).step_by(8) {
             let (tag, sums) = (kind.tag(), n / 2);
-            source += &wgmma::wgmma_header(kind, n);
+            source += &lanes_wgmma::wgmma_header(kind, n);
             source += &format!(
                 "extern \"C\" __global__ void __launch_bounds__(128, 1) wgmma_{n}(const __grid_constant__ ks::Args args) {{\n  \
                  float d[{sums}];\n  for (int k = 0; k < {sums}; ++k) d[k] = 0.f;\n  \

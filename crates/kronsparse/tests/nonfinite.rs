@@ -35,7 +35,7 @@ const CHAINS: [&str; 14] = [
 const BATCHES: [usize; 3] = [1, 5, 50];
 
 fn algorithms() -> impl Iterator<Item = Algorithm> {
-    [Algorithm::Auto].into_iter().chain(Algorithm::ALL)
+    [Algorithm::Auto].into_iter().chain(Algorithm::on_cpu())
 }
 
 fn pattern(text: &str) -> ChainPattern {

@@ -297,12 +297,17 @@ fn method(body: &mut String, record: &Record) {
 fn explain(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Auto => "the planner's choice among all of them",
-        Algorithm::Fused => "ours: the whole chain tile by tile of the batch, no permutation through memory",
+        Algorithm::Fused => {
+            "ours: tile by tile of the batch, no permutation through memory; on a CPU the whole chain at once"
+        }
         Algorithm::Dense => "the product of the chain, multiplied out beforehand, as one dense matrix",
         Algorithm::PermuteBmm => "permute the input, one batched dense product, permute back; factor by factor",
+        Algorithm::Strided => "batched dense products whose leading dimensions do the permutation; factor by factor",
         Algorithm::Einsum => "loops in the order of the index expression; factor by factor",
         Algorithm::Csr => "compressed sparse rows; factor by factor",
-        Algorithm::Bsr => "block-sparse rows, diagonal blocks stored densely; factor by factor",
+        Algorithm::Bsr => {
+            "block-sparse rows (on a CPU diagonal blocks stored densely, on a GPU after a permutation); factor by factor"
+        }
     }
 }
 

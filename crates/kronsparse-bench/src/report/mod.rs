@@ -35,7 +35,7 @@ pub(crate) mod tests {
         let Ok(ChainSpec::Explicit(chain)) = chain.parse() else { panic!("{chain} is no chain") };
         let mut row = Row {
             chain,
-            dtype: DType::F32,
+            dtype: DType::F32.into(),
             layout: Layout::BatchFirst,
             n,
             threads: 2,
@@ -57,6 +57,14 @@ pub(crate) mod tests {
             checked_vectors: 4,
             reason: if median.is_some() { String::new() } else { "over the limit <1>".into() },
             why: "a | reason, \"quoted\"".into(),
+            device: String::new(),
+            driver: String::new(),
+            plan: String::new(),
+            energy_j: None,
+            idle_w: None,
+            sm_mhz: None,
+            memory_bytes: None,
+            permutation_share: None,
         };
         row.gflops = median.map(|m| row.problem().flops() / m / 1e9);
         row.gbs = median.map(|m| row.problem().bytes() / m / 1e9);
@@ -91,7 +99,12 @@ pub(crate) mod tests {
             evicted_bytes: 64 << 20,
             clock_resolution_s: 3e-8,
         };
-        let ceiling = |dtype, peak| Ceiling { dtype, threads: 2, flops_per_second: peak, bytes_per_second: 2e10 };
+        let ceiling = |dtype: DType, peak| Ceiling {
+            dtype: dtype.into(),
+            threads: 2,
+            flops_per_second: peak,
+            bytes_per_second: 2e10,
+        };
         Record { machine, settings, ceilings: vec![ceiling(DType::F32, 2e11), ceiling(DType::F64, 1e11)], rows }
     }
 

@@ -111,6 +111,7 @@ pub(crate) fn shape(algorithm: Algorithm) -> &'static str {
         Algorithm::Auto => "M-6.2 0a6.2 6.2 0 1 0 12.4 0a6.2 6.2 0 1 0 -12.4 0zM-3 0a3 3 0 1 1 6 0a3 3 0 1 1 -6 0z",
         Algorithm::Dense => "M-4.3 -4.3h8.6v8.6h-8.6z",
         Algorithm::PermuteBmm => "M0 -6L6 0L0 6L-6 0z",
+        Algorithm::Strided => "M-6 -2.2h12v4.4h-12z",
         Algorithm::Einsum => "M0 -5.6L5.4 4.2H-5.4z",
         Algorithm::Csr => "M0 5.6L5.4 -4.2H-5.4z",
         Algorithm::Bsr => "M-5 -2H-2V-5H2V-2H5V2H2V5H-2V2H-5z",
@@ -161,6 +162,6 @@ mod tests {
     fn every_algorithm_has_its_own_shape() {
         let all: std::collections::BTreeSet<&str> =
             Algorithm::ALL.into_iter().chain([Algorithm::Auto]).map(shape).collect();
-        assert_eq!(all.len(), 7);
+        assert_eq!(all.len(), 8);
     }
 }

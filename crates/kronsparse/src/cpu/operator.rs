@@ -62,7 +62,7 @@ impl<T: Scalar> Operator<T> {
     /// Checks the options and packs the weights.
     ///
     /// Errors: a bias of another length than the rows, an activation on complex numbers, an instruction set that this
-    /// machine lacks, or a comparison algorithm whose copy of the weights would exceed 4 GiB.
+    /// machine lacks, a comparison algorithm whose copy of the weights would exceed 4 GiB, or one that only a GPU has.
     pub fn new(chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
         let Options { bias, activation, algorithm, threads, isa } = options;
         if let Some(bias) = &bias
@@ -81,6 +81,15 @@ impl<T: Scalar> Operator<T> {
             return Err(Error::Unsupported {
                 what: format!("instruction set {}", isa.name()),
                 why: format!("this machine has {:?}", Isa::available()),
+            });
+        }
+        if algorithm == Algorithm::Strided {
+            return Err(Error::Unsupported {
+                what: "algorithm strided on the CPU".into(),
+                why: format!(
+                    "it is a call of a GPU library; here there are {:?}",
+                    Algorithm::on_cpu().map(Algorithm::name)
+                ),
             });
         }
         let engine = match algorithm {

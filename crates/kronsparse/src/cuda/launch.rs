@@ -89,6 +89,10 @@ impl Kernel {
     pub(super) fn resources(&self) -> Resources {
         self.resources
     }
+    /// The driver's handle.
+    pub(super) fn function(&self) -> CUfunction {
+        self.function
+    }
 }
 
 impl Drop for Kernel {

@@ -6,13 +6,17 @@
 pub mod cache;
 pub mod compile;
 mod device;
+pub mod energy;
+pub mod inspect;
 mod launch;
 pub mod libraries;
 mod memory;
+pub mod multiplier;
 mod operator;
 pub mod source;
 mod stream;
-pub mod wgmma;
+pub mod timing;
+pub mod vendor;
 
 pub use device::Device;
 pub use launch::Args;

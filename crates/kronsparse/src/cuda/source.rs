@@ -5,6 +5,7 @@ use crate::plan::gpu::GpuPlan;
 /// The kernels' files, by the names under which a source includes them.
 pub const HEADERS: &[(&str, &str)] = &[
     ("args.cuh", include_str!("../../kernels/args.cuh")),
+    ("batch_pointers.cuh", include_str!("../../kernels/batch_pointers.cuh")),
     ("epilogue.cuh", include_str!("../../kernels/epilogue.cuh")),
     ("lanes_mma.cuh", include_str!("../../kernels/lanes_mma.cuh")),
     ("lanes_mma_tile.cuh", include_str!("../../kernels/lanes_mma_tile.cuh")),
@@ -12,6 +13,9 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("pieces.cuh", include_str!("../../kernels/pieces.cuh")),
     ("lanes_wgmma.cuh", include_str!("../../kernels/lanes_wgmma.cuh")),
+    ("finish.cuh", include_str!("../../kernels/finish.cuh")),
+    ("inspect.cuh", include_str!("../../kernels/inspect.cuh")),
+    ("permute.cuh", include_str!("../../kernels/permute.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("types.cuh", include_str!("../../kernels/types.cuh")),

@@ -2,8 +2,11 @@
 
 mod activation;
 mod algorithm;
+pub mod compressed;
 pub mod gpu;
 mod layout;
+pub mod permutation;
+pub mod product;
 mod tile;
 
 pub use activation::Activation;

@@ -43,7 +43,7 @@ pub(crate) struct Cpu {
 impl Cpu {
     /// Every algorithm and the planner's choice on one thread and on two, and ours with every instruction set besides.
     pub(crate) fn all() -> Vec<Cpu> {
-        let algorithms = [Algorithm::Auto].into_iter().chain(Algorithm::ALL);
+        let algorithms = [Algorithm::Auto].into_iter().chain(Algorithm::on_cpu());
         let usual = algorithms.flat_map(|algorithm| [1, 2].map(|threads| Cpu { algorithm, threads, isa: None }));
         let isas = Isa::available().iter().copied().filter(|&isa| isa != Isa::detect());
         usual.chain(isas.map(|isa| Cpu { algorithm: Algorithm::Fused, threads: 1, isa: Some(isa) })).collect()

@@ -1,0 +1,102 @@
+//! Compiles, before anything is measured, every kernel that a run will need: spread over processes, since the compiler works
+//! on one kernel at a time in each. Needs no GPU of its own but asks the one that will be measured what it is.
+
+use std::collections::BTreeSet;
+
+use kronsparse::cuda::Device;
+use kronsparse::cuda::cache::Cache;
+use kronsparse::plan::Algorithm;
+use kronsparse::plan::gpu::{self, GpuMachine, GpuProblem};
+use kronsparse::plan::permutation::{Permutation, Problem};
+use kronsparse::plan::product::Order;
+use kronsparse::{Activation, Layout};
+
+use crate::{Definition, Result};
+
+/// What a share of the work came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// Kernels of the whole run.
+    pub all: usize,
+    /// Kernels of this share that were compiled now.
+    pub fresh: usize,
+    /// Kernels of this share that do not compile; the run will say why.
+    pub failed: usize,
+}
+
+/// The sources of all kernels that measuring `definition` with `algorithms` will load, without repetition.
+pub fn sources(definition: &Definition, algorithms: &[Algorithm], machine: &GpuMachine) -> Vec<String> {
+    let mut all = BTreeSet::new();
+    let wants = |wanted: &[Algorithm]| algorithms.iter().any(|a| wanted.contains(a));
+    let (ours, permuted) =
+        (wants(&[Algorithm::Auto, Algorithm::Fused]), wants(&[Algorithm::PermuteBmm, Algorithm::Bsr]));
+    for case in definition.cases.iter().filter(|case| !case.kind.dtype.is_complex()) {
+        let (dtype, layout, batch) = (case.kind.dtype, case.problem.layout, case.problem.batch);
+        for &pattern in case.problem.chain.patterns() {
+            for aligned in [true, false].into_iter().filter(|_| ours) {
+                let (precision, activation) = (case.kind.precision(), Activation::None);
+                let problem = GpuProblem { pattern, dtype, precision, layout, batch, aligned, bias: false, activation };
+                all.extend(gpu::choose(&problem, machine).map(|plan| plan.source()));
+            }
+            // Batch-last has one order only.
+            let orders =
+                if layout == Layout::BatchFirst && pattern.d() > 1 { &Order::ALL[..] } else { &Order::ALL[..1] };
+            for &order in orders.iter().filter(|_| permuted) {
+                let problem = Problem { pattern, vectors: batch, layout, dtype, order, aligned: true };
+                for permutation in [Permutation::before(&problem), Permutation::after(&problem)] {
+                    all.extend(permutation.ok().flatten().map(|permutation| permutation.source()));
+                }
+            }
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// Compiles every `of`-th source, beginning with number `share`, into the cache on the disk.
+pub fn compile(
+    definition: &Definition,
+    algorithms: &[Algorithm],
+    ordinal: usize,
+    (share, of): (usize, usize),
+) -> Result<Compiled> {
+    let device = Device::open(ordinal)?;
+    let (machine, architecture) = (device.machine().clone(), device.architecture().to_string());
+    drop(device);
+    let sources = sources(definition, algorithms, &machine);
+    let cache = Cache::of_user();
+    let mut done = Compiled { all: sources.len(), ..Compiled::default() };
+    for source in sources.iter().skip(share).step_by(of.max(1)) {
+        match cache.compile(source, &architecture) {
+            Ok((_, compiled)) => done.fresh += usize::from(compiled),
+            Err(_) => done.failed += 1,
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Sweep;
+
+    #[test]
+    fn every_kernel_of_a_run_is_listed_once() {
+        let sweep = Sweep {
+            batch: vec![1000],
+            dtype: ["f16", "tf32", "c64"].map(|t| t.parse().unwrap()).to_vec(),
+            layout: Layout::ALL.to_vec(),
+            cache: Vec::new(),
+        };
+        let definition = Definition::from_argument("2,8,8,4; 6,8,8,1; 2,8,8,4", &sweep).unwrap();
+        let of = |algorithms: &[Algorithm]| sources(&definition, algorithms, &GpuMachine::h100());
+        let ours = of(&[Algorithm::Fused]);
+        assert!(!ours.is_empty() && ours.iter().all(|source| !source.contains("permute.cuh")));
+        // Two orders, two directions, two sizes of elements batch-first; batch-last rows of 1000 move 16 bytes at a time.
+        // With b = c the two directions differ in the numbers alone where d is not 8.
+        let permuted = of(&[Algorithm::PermuteBmm]);
+        let (lanes, rows): (Vec<_>, Vec<_>) = permuted.iter().partition(|source| source.contains("permute_lanes"));
+        assert_eq!((lanes.len(), rows.len()), (8, 4), "{permuted:#?}");
+        assert_eq!(of(&[Algorithm::Fused, Algorithm::Bsr]).len(), ours.len() + permuted.len());
+        assert!(of(&[Algorithm::Dense, Algorithm::Csr]).is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+//! `samples.csv` written row by row while a run goes on, so that a run that is killed loses no more than its last case, and can
+//! be gone on with.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::record::{Row, prepare_folder, write_whole};
+use crate::{Error, Result};
+
+/// An open `samples.csv`.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+impl Journal {
+    /// Opens `folder/samples.csv`. With `resume` the rows that are there are kept and returned, but for a last line that was cut
+    /// off; without, the file begins anew.
+    pub fn open(folder: &Path, resume: bool) -> Result<(Journal, Vec<Row>)> {
+        prepare_folder(folder)?;
+        let path = folder.join("samples.csv");
+        let rows = if resume { read(&path)? } else { Vec::new() };
+        // Written whole: the columns may be those of an earlier version, and the end may be half a line.
+        write_whole(&path, &to_csv(&rows, true))?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "append to"))?;
+        Ok((Journal { path, file }, rows))
+    }
+
+    /// Appends rows and makes sure that they are on the disk.
+    pub fn append(&mut self, rows: &[Row]) -> Result<()> {
+        let text = to_csv(rows, false);
+        let done = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        done.map_err(Error::io(&self.path, "append to"))
+    }
+}
+
+/// Rows as CSV; the header is that of a row, also where there is none.
+fn to_csv(rows: &[Row], header: bool) -> String {
+    let mut writer = csv::WriterBuilder::new().has_headers(header).from_writer(Vec::new());
+    if header && rows.is_empty() {
+        return format!("{}\n", Row::columns().join(","));
+    }
+    for row in rows {
+        writer.serialize(row).expect("a row of plain numbers and texts can be written to memory");
+    }
+    String::from_utf8(writer.into_inner().expect("memory does not fail")).expect("csv of UTF-8 is UTF-8")
+}
+
+/// The rows of a file; none if it does not exist. A last row that is cut off is left out.
+fn read(path: &Path) -> Result<Vec<Row>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(path, "read")(error)),
+    };
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let mut rows: Vec<csv::Result<Row>> = csv::Reader::from_reader(whole.as_bytes()).into_deserialize().collect();
+    if rows.last().is_some_and(|row| row.is_err()) {
+        rows.pop();
+    }
+    let rows: csv::Result<Vec<Row>> = rows.into_iter().collect();
+    rows.map_err(|e| Error::Record { path: path.to_path_buf(), why: e.to_string() })
+}
+
+/// Which rows belong to one case, as text.
+pub fn case_key(row: &Row) -> String {
+    let Row { chain, dtype, layout, n, threads, cache, device, .. } = row;
+    format!("{chain} {dtype} {layout} {n} {threads} {cache} {device}")
+}
+
+/// Puts the rows of each case side by side, in the order in which the cases were first seen. A later row of the same case and
+/// algorithm replaces an earlier one.
+pub fn grouped(rows: Vec<Row>) -> Vec<Row> {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut cases: Vec<Vec<Row>> = Vec::new();
+    for row in rows {
+        let at = *places.entry(case_key(&row)).or_insert(cases.len());
+        if at == cases.len() {
+            cases.push(Vec::new());
+        }
+        match cases[at].iter_mut().find(|known| known.algorithm == row.algorithm) {
+            Some(known) => *known = row,
+            None => cases[at].push(row),
+        }
+    }
+    cases.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kronsparse::plan::Algorithm;
+
+    use super::*;
+    use crate::report::tests::row;
+
+    #[test]
+    fn a_killed_run_keeps_every_whole_row_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = row("(1,2,2,2)", 5, Algorithm::Fused, Some(1e-3));
+        let second = row("(1,2,2,2)", 5, Algorithm::Dense, Some(2e-3));
+        let (mut journal, none) = Journal::open(folder.path(), true).unwrap();
+        assert!(none.is_empty());
+        journal.append(std::slice::from_ref(&first)).unwrap();
+        journal.append(std::slice::from_ref(&second)).unwrap();
+        drop(journal);
+        let path = folder.path().join("samples.csv");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 3);
+        // Killed in the middle of the last line, at every byte of it.
+        let begin = text.trim_end().rfind('\n').unwrap() + 1;
+        for cut in begin..text.len() {
+            std::fs::write(&path, &text[..cut]).unwrap();
+            let (mut journal, rows) = Journal::open(folder.path(), true).unwrap();
+            assert_eq!(rows, std::slice::from_ref(&first), "cut at {cut}");
+            journal.append(std::slice::from_ref(&second)).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert!(Journal::open(folder.path(), false).unwrap().1.is_empty());
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+        std::fs::write(&path, text.replacen("fused", "fussed", 1)).unwrap();
+        assert!(Journal::open(folder.path(), true).unwrap_err().to_string().contains("fussed"));
+    }
+
+    #[test]
+    fn rows_of_a_case_are_brought_together() {
+        let rows = vec![
+            row("(1,2,2,2)", 5, Algorithm::Fused, Some(1e-3)),
+            row("(1,2,2,2)", 6, Algorithm::Fused, Some(1e-3)),
+            row("(1,2,2,2)", 5, Algorithm::Dense, Some(1e-3)),
+            row("(1,2,2,2)", 6, Algorithm::Fused, Some(4e-3)),
+        ];
+        let found: Vec<_> = grouped(rows).iter().map(|r| (r.n, r.algorithm, r.median_s.unwrap())).collect();
+        let (fused, dense) = (Algorithm::Fused, Algorithm::Dense);
+        assert_eq!(found, [(5, fused, 1e-3), (5, dense, 1e-3), (6, fused, 4e-3)]);
+    }
+}

@@ -1,0 +1,171 @@
+//! `kronsparse bench --device cuda:N`: what of the command is peculiar to GPUs. Flags, the run, and the workers that compile.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+
+use kronsparse_bench::gpu::{self, prepare};
+use kronsparse_bench::{Definition, Error, Observer, Record, Result};
+
+/// Where to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// This machine's CPU.
+    Cpu,
+    /// A GPU by its number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Device, String> {
+        let number = text
+            .strip_prefix("cuda")
+            .map(|rest| rest.strip_prefix(':').unwrap_or(if rest.is_empty() { "0" } else { "" }));
+        match (text, number.map(str::parse)) {
+            ("cpu", _) => Ok(Device::Cpu),
+            (_, Some(Ok(number))) => Ok(Device::Cuda(number)),
+            _ => Err("expected cpu, cuda or cuda:N".into()),
+        }
+    }
+}
+
+/// The flags that only a GPU has.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GpuArgs {
+    /// Where to measure: cpu, or a GPU as cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: Device,
+    /// GPU: measure the energy of every algorithm, each over so many seconds (0.5 if no number is given)
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.5")]
+    pub(crate) energy: Option<f64>,
+    /// GPU: time the permutations of permute-bmm by themselves
+    #[arg(long)]
+    pub(crate) permutation_share: bool,
+    /// GPU: go on with the run in this folder; rows that are in its samples.csv are not measured again
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "from"])]
+    pub(crate) resume: Option<PathBuf>,
+    /// GPU: skip a dense product that would take longer even at the GPU's peak
+    #[arg(long, value_name = "SECONDS", default_value_t = gpu::Options::default().longest)]
+    pub(crate) longest: f64,
+    /// GPU: sample an algorithm once only if it takes so many times as long as the best of its case
+    #[arg(long, value_name = "FACTOR", default_value_t = gpu::Options::default().give_up)]
+    pub(crate) give_up: f64,
+    /// GPU: measure nothing; compile every kernel of the run into the cache, on all cores
+    #[arg(long)]
+    pub(crate) prepare: bool,
+    /// GPU: compile one share of the kernels, K/N (what --prepare starts)
+    #[arg(long, value_name = "K/N", hide = true)]
+    pub(crate) prepare_share: Option<String>,
+}
+
+impl GpuArgs {
+    /// The first flag that says nothing on a CPU, if there is one.
+    pub(crate) fn misplaced(&self) -> Option<&'static str> {
+        let flags = [
+            ("--energy", self.energy.is_some()),
+            ("--permutation-share", self.permutation_share),
+            ("--resume", self.resume.is_some()),
+            ("--prepare", self.prepare || self.prepare_share.is_some()),
+        ];
+        flags.into_iter().find(|flag| flag.1).map(|flag| flag.0)
+    }
+}
+
+/// Measures on GPU `ordinal`.
+pub(crate) fn measure(
+    args: &GpuArgs,
+    ordinal: usize,
+    definition: &Definition,
+    options: gpu::Options,
+    observe: Observer<'_>,
+) -> Result<Record> {
+    let seconds = args.energy.unwrap_or(0.5);
+    if !(seconds > 0.0 && seconds <= 3600.0) {
+        let why = format!("expected more than 0 and at most 3600 seconds, found {seconds}");
+        return Err(Error::Definition { place: "--energy".into(), why });
+    }
+    let options = gpu::Options {
+        ordinal,
+        energy: args.energy,
+        permutation_share: args.permutation_share,
+        longest: args.longest,
+        give_up: args.give_up,
+        resume: args.resume.is_some(),
+        ..options
+    };
+    gpu::run(definition, &options, observe)
+}
+
+/// Compiles all kernels: a share if this is a worker, otherwise by as many workers as there are cores.
+pub(crate) fn prepare_all(
+    args: &GpuArgs,
+    ordinal: usize,
+    definition: &Definition,
+    options: &gpu::Options,
+) -> Result<()> {
+    if let Some(text) = &args.prepare_share {
+        let wrong = || Error::Definition {
+            place: "--prepare-share".into(),
+            why: format!("expected K/N with K < N, found {text}"),
+        };
+        let numbers = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+        let share: (usize, usize) = numbers.filter(|(k, n)| k < n).ok_or_else(wrong)?;
+        let prepare::Compiled { all, fresh, failed } =
+            prepare::compile(definition, &options.algorithms, ordinal, share)?;
+        // For the process that started this one.
+        println!("{all} {fresh} {failed}");
+        return Ok(());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let program =
+        std::env::current_exe().map_err(|source| Error::Io { path: "this program".into(), action: "find", source })?;
+    let start = |share: usize| {
+        let mut command = Command::new(&program);
+        command.args(std::env::args_os().skip(1)).arg("--prepare-share").arg(format!("{share}/{cores}"));
+        command.stdout(Stdio::piped()).spawn().map_err(|source| Error::Io {
+            path: program.clone(),
+            action: "start",
+            source,
+        })
+    };
+    let workers = (0..cores).map(start).collect::<Result<Vec<_>>>()?;
+    let mut total = prepare::Compiled::default();
+    for (share, worker) in workers.into_iter().enumerate() {
+        let output = worker.wait_with_output().map_err(|source| Error::Io {
+            path: program.clone(),
+            action: "wait for",
+            source,
+        })?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let numbers: Vec<usize> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        match (output.status.success(), numbers.as_slice()) {
+            (true, &[all, fresh, failed]) => {
+                (total.all, total.fresh, total.failed) = (all, total.fresh + fresh, total.failed + failed);
+            }
+            _ => {
+                let why = format!("worker {share} of {cores} ended with {}", output.status);
+                return Err(Error::Definition { place: "--prepare".into(), why });
+            }
+        }
+    }
+    let prepare::Compiled { all, fresh, failed } = total;
+    eprintln!("{all} kernels: {fresh} compiled now by {cores} processes, {failed} do not compile");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_by_name() {
+        let read = |text: &str| text.parse::<Device>();
+        assert_eq!(read("cpu"), Ok(Device::Cpu));
+        assert_eq!([read("cuda"), read("cuda:0"), read("cuda:3")], [0, 0, 3].map(|n| Ok(Device::Cuda(n))));
+        for wrong in ["gpu", "cuda3", "cuda:", "cuda:x", "cuda:-1", ""] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

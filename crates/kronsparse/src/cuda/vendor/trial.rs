@@ -1,0 +1,52 @@
+//! Which of several ways is fastest, by trying them once at preparation.
+
+use crate::Result;
+use crate::cuda::device::Device;
+use crate::cuda::stream::{Event, Stream};
+
+/// Arrays on which ways may be tried: as large as the operator's input and output, whatever they hold. The output is
+/// overwritten.
+pub(super) struct Trial<'a> {
+    pub(super) x: u64,
+    pub(super) y: u64,
+    pub(super) stream: &'a Stream,
+}
+
+/// Seconds of GPU time that the timed calls of one way may take, about.
+const BUDGET: f64 = 1e-3;
+
+/// The way with the shortest time. Ways that return an error are left out; if all do, the first one's error counts.
+pub(super) fn fastest<W: Copy>(trial: &Trial<'_>, ways: &[W], mut run: impl FnMut(&W) -> Result<()>) -> Result<W> {
+    let mut best: Option<(W, f64)> = None;
+    let mut error = None;
+    for way in ways {
+        match seconds(trial, || run(way)) {
+            Ok(seconds) if best.is_none_or(|(_, before)| seconds < before) => best = Some((*way, seconds)),
+            Ok(_) => {}
+            Err(why) => error = error.or(Some(why)),
+        }
+    }
+    match (best, error) {
+        (Some((way, _)), _) => Ok(way),
+        (None, Some(error)) => Err(error),
+        (None, None) => panic!("expected at least one way to try"),
+    }
+}
+
+/// GPU seconds of one call, after one that warms up (a library loads its kernels when they are first used).
+pub(super) fn seconds(trial: &Trial<'_>, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    let device: &Device = trial.stream.device();
+    let (start, end) = (Event::new(device)?, Event::new(device)?);
+    let mut once = |calls: usize| -> Result<f64> {
+        start.record(trial.stream)?;
+        for _ in 0..calls {
+            run()?;
+        }
+        end.record(trial.stream)?;
+        Ok(end.seconds_since(&start)? / calls as f64)
+    };
+    once(1)?;
+    let first = once(1)?;
+    let more = (BUDGET / first.max(1e-6)) as usize;
+    if more < 2 { Ok(first) } else { once(more.min(20)) }
+}
