@@ -6,9 +6,9 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kronsparse::cuda::libraries::{self, Library};
 use kronsparse::cuda::compile;
-use kronsparse::plan::gpu::{self, Flops, GpuMachine, GpuPlan, GpuProblem, Precision};
+use kronsparse::cuda::libraries::{self, Library};
+use kronsparse::plan::gpu::{self, Flops, GpuMachine, GpuPlan, GpuProblem, Precision, lanes_wgmma};
 use kronsparse::{Activation, DType, Layout, Pattern};
 
 /// Whether NVRTC is there. Where it is not, one line past the test's captured output counts this test as not run; with
