@@ -84,7 +84,7 @@ impl Cache {
     pub fn of_user() -> Cache {
         Cache { folder: folder() }
     }
-    /// In a given folder, made when the first kernel is stored.
+    /// In a given folder, made when the first kernel is stored. One that others than its owner can write is not used.
     pub fn at(folder: impl Into<PathBuf>) -> Cache {
         Cache { folder: Some(folder.into()) }
     }

@@ -62,10 +62,11 @@ impl Device {
         };
         let capability = (gpu.capability.0 as u32, gpu.capability.1 as u32);
         let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let kilohertz = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
-        let memory_kilohertz = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
-        let bus_bits = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
-        // Two transfers per clock. Some virtual machines report no clock: then the planner takes a usual rate.
+        let rate_of = |which| attribute(which).unwrap_or(0);
+        let kilohertz = rate_of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE);
+        let memory_kilohertz = rate_of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE);
+        let bus_bits = rate_of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
+        // Two transfers per clock. Some drivers and virtual machines report no clock: then the planner takes a usual rate.
         let rate = 2e3 * f64::from(memory_kilohertz) * f64::from(bus_bits) / 8.0;
         let hertz = if kilohertz == 0 { 1.5e9 } else { 1e3 * f64::from(kilohertz) };
         let machine = GpuMachine {

@@ -97,8 +97,10 @@ impl Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
+        // A kernel of it may still be queued; an error has no remedy here.
+        let _ = self.device.synchronize();
         if !self.module.is_null() && self.device.bind().is_ok() {
-            // SAFETY: nobody can name the module any more; the driver waits for its kernels.
+            // SAFETY: nobody can name the module any more, and the GPU is done with it.
             unsafe { sys::cuModuleUnload(self.module) };
         }
     }
