@@ -42,7 +42,7 @@ pub(crate) struct MultiplyArgs {
     /// Multiply by the transpose (no conjugation); the file's bias is then not added
     #[arg(long)]
     transpose: bool,
-    /// auto, fused, dense, permute-bmm, einsum, csr or bsr
+    /// auto, fused, dense, permute-bmm, einsum, csr or bsr (strided needs a GPU)
     #[arg(long, default_value_t)]
     algorithm: Algorithm,
     /// Element type to compute in and to write: f16, bf16, f32, f64, c64 or c128 [default: that of the weights]

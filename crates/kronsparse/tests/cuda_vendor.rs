@@ -1,5 +1,5 @@
 //! The algorithms of NVIDIA's libraries on a GPU, on every case of `testdata/`, against the oracle: poisoned outputs, aligned and
-//! unaligned arrays, with and without a trial. Without a GPU it says so and passes; with `KRONSPARSE_GPU=required` it fails.
+//! unaligned arrays, with and without a trial. Without a GPU it says so and passes; with `KRONSPARSE_REQUIRE_GPU=1` it fails.
 
 mod harness;
 
@@ -14,7 +14,7 @@ use kronsparse::{Chain, ChainPattern, DType, Error, Layout, Result, Scalar, refe
 fn device() -> Option<Device> {
     match Device::open(0) {
         Ok(device) => Some(device),
-        Err(error) if std::env::var("KRONSPARSE_GPU").is_ok_and(|v| v == "required") => panic!("{error}"),
+        Err(error) if std::env::var_os("KRONSPARSE_REQUIRE_GPU").is_some_and(|v| v == "1") => panic!("{error}"),
         Err(error) => {
             println!("not run: {error}");
             None

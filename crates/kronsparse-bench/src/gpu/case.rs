@@ -1,6 +1,7 @@
 //! The cases of one element type on a GPU: shared arrays, then case by case every algorithm prepared, verified, sampled.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use kronsparse::cuda::inspect::Inspector;
 use kronsparse::cuda::multiplier::{self, Multiplier};
@@ -128,12 +129,15 @@ fn one<T: Scalar<Wide = f64>>(
     let mut random = Random::new(bench.seed);
     let scales: Vec<f64> = pattern.patterns().iter().map(|p| (3.0 / p.c() as f64).sqrt()).collect();
     let chain = Chain::from_fn(pattern, |at, _, _, _, _| random.scalar::<T>(scales[at]));
-    if !arrays.mixes.contains_key(&n) {
-        let mix: Vec<f64> = (0..n).map(|_| random.symmetric()).collect();
-        arrays.mixes.insert(n, Buffer::from_slice(bench.device, &mix)?);
-    }
     let Arrays { x, y, inspector, mixes } = arrays;
-    let tools = Tools { inspector, stream: bench.stream, mix: &mixes[&n] };
+    let mix = match mixes.entry(n) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => {
+            let mix: Vec<f64> = (0..n).map(|_| random.symmetric()).collect();
+            place.insert(Buffer::from_slice(bench.device, &mix)?)
+        }
+    };
+    let tools = Tools { inspector, stream: bench.stream, mix };
     let tolerance = case.kind.tolerance(pattern.longest_sum(), pattern.patterns().len());
     let oracle = Oracle::new(&chain, x, layout, tolerance, random.bits(), &tools)?;
     let mut rows = Vec::new();

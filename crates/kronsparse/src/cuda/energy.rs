@@ -161,7 +161,7 @@ impl Meter {
             chunk(&mut chunks)?;
         }
         let mut counter = Counter::start(self)?;
-        let (mut first, mut last): (Option<(Step, usize)>, Option<(Step, usize)>) = (None, None);
+        let (mut first, mut last): (Option<Seen>, Option<Seen>) = (None, None);
         let waiting = Instant::now();
         loop {
             chunk(&mut chunks)?;
@@ -209,6 +209,9 @@ struct Step {
     joules: f64,
     at: Instant,
 }
+
+/// A step, and the chunks that were finished by then.
+type Seen = (Step, usize);
 
 /// Notices when the energy counter steps.
 struct Counter<'a> {

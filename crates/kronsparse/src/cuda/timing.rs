@@ -7,7 +7,7 @@ use super::device::{Device, check};
 use super::inspect::Inspector;
 use super::memory::Buffer;
 use super::stream::{Event, Stream};
-use super::vendor::peak_product;
+use super::vendor::Peak;
 use crate::plan::gpu::Precision;
 use crate::{Error, Result, Scalar};
 
@@ -130,8 +130,8 @@ pub fn peak_flops<T: Scalar>(stream: &Stream, precision: Precision, size: usize)
     };
     let (weights, x) = (random(1)?, random(2)?);
     let mut y = Buffer::alloc(device, size * size)?;
-    let product = peak_product(device, weights, precision, size, (&x, &mut y, stream))?;
-    let seconds = best(stream, 5, &mut || product(&x, &y, stream))?;
+    let product = Peak::new(weights, precision, size, (&x, &mut y, stream))?;
+    let seconds = best(stream, 5, &mut || product.launch(&x, &mut y, stream))?;
     Ok(2.0 * (size as f64).powi(3) / seconds)
 }
 

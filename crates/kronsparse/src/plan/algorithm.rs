@@ -100,9 +100,9 @@ mod tests {
         let error = "gemm".parse::<Algorithm>().unwrap_err().to_string();
         assert!(Algorithm::ALL.iter().all(|a| error.contains(a.name())), "{error}");
         for algorithm in Algorithm::ALL {
-            let (cpu, gpu) = (Algorithm::on_cpu().contains(&algorithm), Algorithm::on_gpu().contains(&algorithm));
-            assert!(cpu || gpu, "{algorithm}");
-            assert_eq!(cpu != gpu, matches!(algorithm, Algorithm::Strided | Algorithm::Einsum), "{algorithm}");
+            let (here, there) = (Algorithm::on_cpu().contains(&algorithm), Algorithm::on_gpu().contains(&algorithm));
+            assert!(here || there, "{algorithm}");
+            assert_eq!(here != there, matches!(algorithm, Algorithm::Strided | Algorithm::Einsum), "{algorithm}");
         }
     }
 }

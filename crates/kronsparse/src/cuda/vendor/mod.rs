@@ -90,7 +90,7 @@ pub struct Vendor<T> {
 
 enum Step<T> {
     Product(Gemm<T>),
-    Permuted(PermuteBmm<T>),
+    Permuted(Box<PermuteBmm<T>>),
     Sparse(Sparse<T>),
 }
 
@@ -172,7 +172,9 @@ impl<T: Scalar> Vendor<T> {
                 });
                 let trial = trial.as_ref();
                 this.steps.push(match algorithm {
-                    Algorithm::PermuteBmm => Step::Permuted(PermuteBmm::new(&shared, factor, batch, layout, trial)?),
+                    Algorithm::PermuteBmm => {
+                        Step::Permuted(Box::new(PermuteBmm::new(&shared, factor, batch, layout, trial)?))
+                    }
                     Algorithm::Csr => Step::Sparse(Sparse::csr(&shared, factor, batch, layout, trial)?),
                     Algorithm::Bsr => Step::Sparse(Sparse::bsr(&shared, factor, batch, layout, trial)?),
                     _ => {
@@ -215,7 +217,7 @@ impl<T: Scalar> Vendor<T> {
     /// alive until the work is done; `stream` belongs to the device. No other launch of this operator overlaps.
     pub unsafe fn launch_raw(&self, x: u64, y: u64, stream: CUstream) -> Result<()> {
         let promised = if self.aligned { 16 } else { size_of::<T>() as u64 };
-        if x % promised != 0 || y % promised != 0 {
+        if !x.is_multiple_of(promised) || !y.is_multiple_of(promised) {
             return Err(Error::Unsupported {
                 what: format!("X at {x:#x} and Y at {y:#x}"),
                 why: format!("the operator was prepared for multiples of {promised} bytes"),
@@ -331,28 +333,42 @@ impl<T> fmt::Display for Vendor<T> {
     }
 }
 
-/// A square product of `size` by the fastest way of the libraries, for measuring the GPU's peak: a function that queues
-/// `Y = X Wᵀ` for arrays of `size²` elements.
-pub(super) fn peak_product<T: Scalar>(
-    device: &Device,
-    weights: Buffer<T>,
-    precision: Precision,
+/// A square product by the fastest way of the libraries, for measuring the GPU's peak: `Y = X Wᵀ` on arrays of `size²` elements.
+pub(super) struct Peak<T> {
+    gemm: Gemm<T>,
+    device: Device,
     size: usize,
-    (x, y, stream): (&Buffer<T>, &mut Buffer<T>, &Stream),
-) -> Result<impl Fn(&Buffer<T>, &Buffer<T>, &Stream) -> Result<()> + use<T>> {
-    device.bind()?;
-    let shared = Arc::new(Shared::new(device, Numbers::new(T::DTYPE, precision)?, true)?);
-    let trial = Trial { x: x.pointer(), y: y.pointer(), stream };
-    let product = Product::dense(size, size, size, Layout::BatchFirst)?;
-    let gemm = Gemm::with(&shared, product, weights, Some(&trial))?;
-    let device = device.clone();
-    Ok(move |x: &Buffer<T>, y: &Buffer<T>, stream: &Stream| {
-        check_len("X of a square product", size, size, x.len())?;
+}
+
+impl<T: Scalar> Peak<T> {
+    /// Tries the ways on `x` and `y`.
+    pub(super) fn new(
+        weights: Buffer<T>,
+        precision: Precision,
+        size: usize,
+        (x, y, stream): (&Buffer<T>, &mut Buffer<T>, &Stream),
+    ) -> Result<Peak<T>> {
+        let device = stream.device();
+        for (what, buffer) in [("weights of a square product", &weights), ("X of a square product", x)] {
+            check_len(what, size, size, buffer.len())?;
+        }
         check_len("Y of a square product", size, size, y.len())?;
         device.bind()?;
+        let shared = Arc::new(Shared::new(device, Numbers::new(T::DTYPE, precision)?, true)?);
+        let trial = Trial { x: x.pointer(), y: y.pointer(), stream };
+        let product = Product::dense(size, size, size, Layout::BatchFirst)?;
+        let gemm = Gemm::with(&shared, product, weights, Some(&trial))?;
+        Ok(Peak { gemm, device: device.clone(), size })
+    }
+
+    /// Queues the product.
+    pub(super) fn launch(&self, x: &Buffer<T>, y: &mut Buffer<T>, stream: &Stream) -> Result<()> {
+        check_len("X of a square product", self.size, self.size, x.len())?;
+        check_len("Y of a square product", self.size, self.size, y.len())?;
+        self.device.bind()?;
         // SAFETY: both arrays are as large as the product's.
-        unsafe { gemm.launch(x.pointer(), y.pointer(), stream.raw()) }
-    })
+        unsafe { self.gemm.launch(x.pointer(), y.pointer(), stream.raw()) }
+    }
 }
 
 /// The name of an element type in `epilogue.cuh`; complex types have none and are refused before.
