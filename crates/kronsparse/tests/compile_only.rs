@@ -120,7 +120,8 @@ fn every_chosen_kernel_compiles_for_every_architecture() {
         println!("{name}: {count} kernels, at most {registers} registers");
     }
     let failed = failed.into_inner().expect("no panic with the lock");
-    assert!(failed.is_empty(), "{} of {} kernels: {failed:#?}", failed.len(), work.len());
+    let few: Vec<&String> = failed.iter().take(8).collect();
+    assert!(failed.is_empty(), "{} of {} kernels: {few:#?}", failed.len(), work.len());
     for family in GpuPlan::FAMILIES {
         assert!(work.iter().any(|(_, plan)| plan.name() == *family), "no kernel of the family {family} was compiled");
     }
