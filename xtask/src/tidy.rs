@@ -71,7 +71,7 @@ pub(crate) fn check(file: &File) -> Vec<Finding> {
 }
 
 fn is_code(file: &File) -> bool {
-    matches!(file.extension(), "rs" | "py" | "pyi" | "sh" | "cu" | "cuh" | "h") || file.is_script()
+    matches!(file.extension(), "rs" | "py" | "pyi" | "sh" | "cu" | "cuh" | "h" | "cpp") || file.is_script()
 }
 
 /// Whether the first line, or the one after `#!`, is a comment of at least three words.
@@ -79,7 +79,7 @@ fn says_its_purpose(file: &File) -> bool {
     let openings: &[&str] = match file.extension() {
         "rs" => &["//", "/*", "#![doc = include_str!("],
         "py" | "pyi" => &["#", "\"\"\"", "r\"\"\""],
-        "cu" | "cuh" | "h" => &["//", "/*"],
+        "cu" | "cuh" | "h" | "cpp" => &["//", "/*"],
         "toml" | "sh" | "yml" | "yaml" => &["#"],
         _ if file.is_script() => &["#"],
         _ => return true,

@@ -53,11 +53,14 @@ const PATTERNS: [[usize; 4]; 12] = [
 ];
 const BATCHES: [usize; 5] = [1, 8, 64, 1000, 25088];
 
-/// Problems that differ in everything; each architecture has others of them.
+/// Problems that differ in everything, half of all combinations; each architecture has others of them.
 fn problems(which: usize) -> Vec<GpuProblem> {
     let mut all = Vec::new();
     for (at, [a, b, c, d]) in PATTERNS.into_iter().enumerate() {
         for (k, dtype) in [DType::F16, DType::Bf16, DType::F32, DType::F32, DType::F64].into_iter().enumerate() {
+            if (at + k + which) % 2 == 0 {
+                continue;
+            }
             let mix = at * 11 + k * 7 + which * 3;
             all.push(GpuProblem {
                 pattern: Pattern::new(a, b, c, d).expect("a pattern"),
@@ -120,7 +123,8 @@ fn every_chosen_kernel_compiles_for_every_architecture() {
         println!("{name}: {count} kernels, at most {registers} registers");
     }
     let failed = failed.into_inner().expect("no panic with the lock");
-    assert!(failed.is_empty(), "{} of {} kernels: {failed:#?}", failed.len(), work.len());
+    let few: Vec<&String> = failed.iter().take(8).collect();
+    assert!(failed.is_empty(), "{} of {} kernels: {few:#?}", failed.len(), work.len());
     for family in GpuPlan::FAMILIES {
         assert!(work.iter().any(|(_, plan)| plan.name() == *family), "no kernel of the family {family} was compiled");
     }

@@ -4,6 +4,7 @@
 mod compile;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod hopper;
 mod kernels;
 mod launch;
 mod mutants;

@@ -14,7 +14,7 @@ use super::harness::{Job, Problem};
 use super::launch::{Buffer, Launch, Map, Outcome};
 
 /// Small patterns, each for a reason: ones, no power of two, d = 1, wide lanes, long sums, many blocks.
-const PATTERNS: [[usize; 4]; 16] = [
+const PATTERNS: [[usize; 4]; 17] = [
     [1, 1, 1, 1],
     [2, 16, 16, 16],
     [1, 64, 64, 8],
@@ -31,6 +31,7 @@ const PATTERNS: [[usize; 4]; 16] = [
     [1, 32, 64, 1],
     [1, 12, 20, 24],
     [1, 8, 8, 128],
+    [2, 3, 1500, 2],
 ];
 const BATCHES: [usize; 7] = [1, 3, 16, 33, 64, 100, 200];
 
