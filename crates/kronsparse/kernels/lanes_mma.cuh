@@ -59,7 +59,7 @@ struct LanesMma {
     constexpr int LINE = G::SPLIT ? LANES * E / VECTOR : 1, PIECES = G::LINE_BYTES / VECTOR;
     const u8* from = static_cast<const u8*>(args.x) + (((at.n0 * A + at.i) * C + l0) * D + (G::SPLIT ? at.j0 : 0)) * E;
     const int rows = args.n - at.n0 < ROWS ? static_cast<int>(args.n - at.n0) : ROWS;
-    share_pieces<THREADS, ROWS, PIECES>(thread, [&](int line, int piece, int more) {
+    share_pieces<THREADS, ROWS, PIECES, (VECTOR >= 4)>(thread, [&](int line, int piece, int more) {
       const int row = line + more;
       bool valid = row < rows;
       i64 source = static_cast<i64>(line) * (i64(A) * C * D * E) + more * (i64(A) * C * D * E);
@@ -85,7 +85,7 @@ struct LanesMma {
     const i64 row = args.n * E;
     const u8* from = static_cast<const u8*>(args.x) + ((i64(at.i) * C + l0) * D + at.j0) * row + at.n0 * E;
     const int bytes = args.n - at.n0 < ROWS ? static_cast<int>(args.n - at.n0) * E : ROWS * E;
-    share_pieces<THREADS, DEPTH * LANES, PIECES>(thread, [&](int line, int piece, int more) {
+    share_pieces<THREADS, DEPTH * LANES, PIECES, VECTOR == 16>(thread, [&](int line, int piece, int more) {
       const int l = (line + more) / LANES, j = (line + more) % LANES, byte = piece * VECTOR;
       bool valid = byte < bytes;
       if (C % DEPTH != 0) valid = valid && l0 + l < C;
@@ -345,7 +345,7 @@ struct LanesMma {
           }
         sync_block();
         constexpr int VECTOR = G::REGROUP_VECTOR, LINE = LANES * E / VECTOR;
-        share_pieces<THREADS, ROWS, G::REGROUP_OUTS * LINE>(thread, [&](int line, int piece, int more) {
+        share_pieces<THREADS, ROWS, G::REGROUP_OUTS * LINE, (VECTOR >= 8)>(thread, [&](int line, int piece, int more) {
           const int row = line + more, o8 = piece / LINE, byte = piece % LINE * VECTOR;
           const int o = at.o0 + o8 / 8 * G::WARP_OUTS + u * 8 + o8 % 8;
           if (at.n0 + row >= args.n || o >= B || at.j0 * E + byte >= D * E) return;

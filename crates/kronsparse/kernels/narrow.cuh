@@ -74,7 +74,7 @@ struct Narrow {
     constexpr int RUN = LANES * E / VECTOR;
     const u8* from = static_cast<const u8*>(args.x) + (((n0 * A + i) * C + l0) * D + j0) * E;
     const int rows = args.n - n0 < VECTORS ? static_cast<int>(args.n - n0) : VECTORS;
-    share_pieces<THREADS, VECTORS, LINE_BYTES / VECTOR>(thread, [&](int line, int piece, int more) {
+    share_pieces<THREADS, VECTORS, LINE_BYTES / VECTOR, (VECTOR >= 4)>(thread, [&](int line, int piece, int more) {
       const int row = line + more;
       bool valid = row < rows;
       i64 source = row * (i64(A) * C * D * E);
@@ -92,7 +92,7 @@ struct Narrow {
   template <int VECTOR> KS_DEVICE void load_lines(u8* buffer, i64 n0, int i, int j0, int l0) const {
     const i64 row = args.n * E, bytes = (args.n - n0) * E;
     const u8* from = static_cast<const u8*>(args.x) + ((i64(i) * C + l0) * D + j0) * row + n0 * E;
-    share_pieces<THREADS, DEPTH * LANES, LINE_BYTES / VECTOR>(thread, [&](int first, int piece, int more) {
+    share_pieces<THREADS, DEPTH * LANES, LINE_BYTES / VECTOR, VECTOR == 16>(thread, [&](int first, int piece, int more) {
       const int line = first + more, l = line / LANES, j = line % LANES, byte = piece * VECTOR;
       const bool valid = byte < bytes && l0 + l < C && j0 + j < D;
       copy_piece<VECTOR>(buffer + line * LINE_BYTES + byte, from + (i64(l) * D + j) * row + byte, valid);

@@ -15,19 +15,27 @@ template <int VECTOR> KS_DEVICE void copy_piece(u8* to, const u8* from, bool val
   else store_shared2(to, valid ? load_global2(from) : u16(0));
 }
 
-// Calls f(line, piece, more) for this thread's share of LINES × PIECES: piece `piece` of line `line + more`, where `more` is a
-// constant of the unrolled loop, so that addresses differ by constants.
-template <int THREADS, int LINES, int PIECES, class F> KS_DEVICE void share_pieces(int thread, F f) {
-  constexpr int ALL = LINES * PIECES;
-  if constexpr (THREADS % PIECES == 0 && LINES % (THREADS / PIECES) == 0 && ALL / THREADS <= 32) {
+// Calls f(line, piece, more) for this thread's share of LINES × PIECES: piece `piece` of line `line + more`. A thread keeps its
+// line or its piece, so that its addresses differ by constants; a few are written out, many (or not `UNROLLED`) are a loop.
+template <int THREADS, int LINES, int PIECES, bool UNROLLED, class F> KS_DEVICE void share_pieces(int thread, F f) {
+  if constexpr (PIECES <= THREADS) {
+    constexpr int TOGETHER = THREADS / PIECES, TURNS = ceil_div(LINES, TOGETHER);
     const int line = thread / PIECES, piece = thread % PIECES;
-    KS_UNROLL
-    for (int k = 0; k < ALL / THREADS; ++k) f(line, piece, k * (THREADS / PIECES));
-  } else if constexpr (ALL % THREADS == 0 && ALL / THREADS <= 32) {
-    KS_UNROLL
-    for (int k = 0; k < ALL / THREADS; ++k) f((thread + k * THREADS) / PIECES, (thread + k * THREADS) % PIECES, 0);
+    if (THREADS % PIECES != 0 && line >= TOGETHER) return;
+    if constexpr (UNROLLED && TURNS <= 16) {
+      KS_UNROLL
+      for (int k = 0; k < TURNS; ++k)
+        if (LINES % TOGETHER == 0 || line + k * TOGETHER < LINES) f(line, piece, k * TOGETHER);
+    } else {
+      KS_UNROLL_BY(4)
+      for (int more = 0; more < LINES - line; more += TOGETHER) f(line, piece, more);
+    }
   } else {
-    for (int u = thread; u < ALL; u += THREADS) f(u / PIECES, u % PIECES, 0);
+    KS_UNROLL_BY(1)
+    for (int piece = thread; piece < PIECES; piece += THREADS) {
+      KS_UNROLL_BY(4)
+      for (int more = 0; more < LINES; ++more) f(0, piece, more);
+    }
   }
 }
 

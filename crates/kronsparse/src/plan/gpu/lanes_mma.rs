@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::plain::{activation_name, layout_name};
 use super::{GpuMachine, GpuProblem, Precision, Rejected, TensorMap, WeightParts};
-use crate::{DType, Layout};
+use crate::{Activation, DType, Layout};
 
 mod candidates;
 mod geometry;
@@ -65,7 +65,7 @@ impl Plan {
     /// The only way to get a plan: f16, bf16 or f32 on compute capability 8.0 or later, a tile that its warps share
     /// evenly, registers and shared memory that suffice.
     pub fn new(problem: &GpuProblem, tile: Tile, machine: &GpuMachine) -> Result<Plan, Rejected> {
-        let GpuProblem { pattern, dtype, precision, layout, .. } = *problem;
+        let GpuProblem { pattern, dtype, layout, .. } = *problem;
         if !matches!(dtype, DType::F16 | DType::Bf16 | DType::F32) {
             return Err(Rejected::Element(dtype));
         }
@@ -80,7 +80,7 @@ impl Plan {
             let needs = u32::try_from(geometry.shared).unwrap_or(u32::MAX);
             return Err(Rejected::SharedMemory { needs, has: machine.shared_per_block });
         }
-        let (needs, has) = (registers(&geometry, dtype, precision), (REGISTERS / tile.threads()).min(255));
+        let (needs, has) = (registers(&geometry, problem), (REGISTERS / tile.threads()).min(255));
         if needs > has {
             let sums = geometry.sums;
             return Err(Rejected::Rule(format!(
@@ -209,7 +209,7 @@ impl Plan {
         (1..=most).min_by_key(|&walkers| cost(walkers)).unwrap_or(1)
     }
 
-    /// The largest of memory traffic (with what short runs waste), second-level cache traffic, shared-memory traffic and
+    /// The largest of instructions started (a tenth of the warps that hide latency do a tenth of the work), memory traffic (with what short runs waste), second-level cache traffic, shared-memory traffic and
     /// tensor-core time, for whole rounds of blocks; and the time that the first and last tile are not overlapped.
     pub fn seconds(&self, machine: &GpuMachine) -> f64 {
         let Plan { problem, tile, geometry, slots } = self;
@@ -254,9 +254,22 @@ impl Plan {
             + if tile.regroup { 2.0 * y_tile } else { 0.0 };
         let clock = machine.flops.f32 / (256.0 * all);
         let shared = tiles * shared / (128.0 * clock);
-        // Second-level cache: about twice the memory's rate.
+        // Instructions: products, with their additions and splits for f32, and 512-byte loads with the permutes after them.
+        let warps = (tile.threads() / 32) as f64;
+        let per_product = if passes > 1.0 { 10.0 } else { 1.0 };
+        let started = products / if geometry.size == 2 { 4096.0 } else { 2048.0 } * per_product
+            + x_tile * (reuse * tile.output_warps as f64 * 3.0 + 1.0) / 512.0
+            + w_tile * tile.row_warps as f64 / 512.0
+            + y_tile / 64.0;
+        let busy = (warps * per_multiprocessor / 10.0).min(1.0);
+        let issue = tiles * started / (4.0 * 0.8 * busy * clock);
+        // Second-level cache: about twice the memory's rate, in sectors of 32 bytes.
+        let sector = match problem.layout {
+            Layout::BatchFirst if tile.lanes < d => (32.0 / (lanes * size)).max(1.0),
+            _ => 1.0,
+        };
         let weights = if tile.resident { grid as f64 } else { items as f64 } * w_tile;
-        let cache = items as f64 * (x_tile + y_tile) + weights;
+        let cache = items as f64 * (x_tile + y_tile) * sector + weights;
         let cache = cache / (2.0 * machine.bytes_per_second * (multiprocessors / all).max(0.1));
         // Memory, by the length of runs.
         let efficiency = |run: f64, whole: bool| match run {
@@ -283,15 +296,16 @@ impl Plan {
         let piece = if problem.aligned { vector_of(d * c * geometry.size) } else { geometry.size };
         let slow = if piece < 4 { 4.0 } else { 1.0 };
         let latency = 3.0e-6 + 1.0e-6 * (geometry.chunks as f64 / (tile.stages - 1) as f64).min(4.0);
-        let longest = (memory * slow).max(cache).max(shared).max(tensor);
-        longest + 0.1 * (memory + cache + shared + tensor) + latency
+        let longest = (memory * slow).max(cache).max(shared).max(tensor).max(issue);
+        longest + 0.1 * (memory + cache + shared + tensor + issue) + latency
     }
 }
 
-/// Registers of a thread, as compilations showed: sums, loaded words of X, fragments, and addresses.
-fn registers(geometry: &Geometry, dtype: DType, precision: Precision) -> usize {
-    let fragments = if dtype == DType::F32 && precision == Precision::Full { 128 } else { 64 };
-    geometry.sums + geometry.words + fragments
+/// Registers of a thread, as compilations showed: sums, loaded words of X, fragments and addresses, called activations.
+fn registers(geometry: &Geometry, problem: &GpuProblem) -> usize {
+    let full = problem.dtype == DType::F32 && problem.precision == Precision::Full;
+    let called = !matches!(problem.activation, Activation::None | Activation::Relu);
+    geometry.sums + geometry.words + if full { 128 } else { 64 } + if called { 32 } else { 0 }
 }
 
 impl fmt::Display for Plan {

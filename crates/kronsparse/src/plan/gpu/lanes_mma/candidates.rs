@@ -5,6 +5,8 @@ use crate::Layout;
 
 /// Plans that are handed out, the fastest by estimate first.
 const MOST: usize = 48;
+/// Of which this many have the same lanes and outputs.
+const MOST_OF_A_SHAPE: usize = 6;
 
 pub(super) fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan> {
     let [_, b, c, d] = problem.pattern.shape();
@@ -55,6 +57,14 @@ pub(super) fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan
         }
     }
     plans.sort_by(|p, q| p.seconds(machine).total_cmp(&q.seconds(machine)));
+    // Tiles of one shape differ little: a few of each leave room for other shapes.
+    let mut shapes = std::collections::HashMap::new();
+    plans.retain(|plan| {
+        let Tile { lanes, outputs, resident, .. } = plan.tile();
+        let count = shapes.entry((lanes, outputs, resident)).or_insert(0);
+        *count += 1;
+        *count <= MOST_OF_A_SHAPE
+    });
     plans.truncate(MOST);
     plans
 }

@@ -18,13 +18,14 @@ fn bank_turns(width: usize, by_g: usize, by_q: usize) -> usize {
     };
     let words = (width / 4).max(1);
     let busiest = |first: usize| {
-        let mut seen = Vec::new();
-        let mut count = [0; 32];
+        // At most 32 threads of one word each, or 32 words of wider threads.
+        let (mut seen, mut found, mut count) = ([0; 32], 0, [0; 32]);
         for thread in first..first + together {
             for word in 0..words {
                 let word = (thread / 4 * by_g + thread % 4 * by_q) / 4 + word;
-                if !seen.contains(&word) {
-                    seen.push(word);
+                if !seen[..found].contains(&word) {
+                    seen[found] = word;
+                    found += 1;
                     count[word % 32] += 1;
                 }
             }
