@@ -6,8 +6,8 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kronsparse::cuda::libraries::{self, Library};
 use kronsparse::cuda::compile;
+use kronsparse::cuda::libraries::{self, Library};
 use kronsparse::plan::gpu::{self, Flops, GpuMachine, GpuPlan, GpuProblem, Precision};
 use kronsparse::{Activation, DType, Layout, Pattern};
 

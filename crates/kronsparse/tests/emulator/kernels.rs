@@ -106,7 +106,12 @@ fn every_mutant_is_noticed() {
                 Err(why) => return report(why),
                 Ok(failed) if failed.is_empty() => {}
                 Ok(failed) => {
-                    return println!("{} `{}`: {}", mutant.file, mutant.to, failed[0].rsplit(": ").next().unwrap_or_default());
+                    return println!(
+                        "{} `{}`: {}",
+                        mutant.file,
+                        mutant.to,
+                        failed[0].rsplit(": ").next().unwrap_or_default()
+                    );
                 }
             }
         }

@@ -70,7 +70,10 @@ mod tests {
         let line = "wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, %8, 1, 1, 1;";
         assert!(text.contains(line), "{text}");
         let text = wgmma_header(Kind::Bf16, 256);
-        assert!(text.contains("m64n256k16.f32.bf16.bf16 {%0,") && text.contains(",%127}, {%128,%129,%130,%131}, %132, 1, 1, 1, 0;"));
+        assert!(
+            text.contains("m64n256k16.f32.bf16.bf16 {%0,")
+                && text.contains(",%127}, {%128,%129,%130,%131}, %132, 1, 1, 1, 0;")
+        );
         assert!(text.contains("\"+f\"(d[127])") && !text.contains("d[128]"));
     }
 
