@@ -62,7 +62,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     mutant("lanes_mma", "lanes_mma.cuh", "if (D % LANES != 0) valid = valid && at.j0 + j < D;", ""),
     mutant("lanes_mma", "lanes_mma.cuh", "if (first >= args.n) continue;", ""),
     mutant("lanes_mma", "lanes_mma.cuh", "left < 16 ? static_cast<int>(left) : 16", "16"),
-    mutant("lanes_mma", "lanes_mma.cuh", "if (o >= B || lane_j >= D) continue;", "if (o > B || lane_j >= D) continue;"),
+    mutant("lanes_mma", "lanes_mma.cuh", "(B % OUTS != 0 && o >= B)", "(B % OUTS != 0 && o > B)"),
     mutant("lanes_mma", "lanes_mma.cuh", "loading += stride;", "loading += 1;"),
     mutant("lanes_mma", "lanes_mma.cuh", "half * 8 + g, group);", "half * 4 + g, group);"),
     mutant("lanes_mma", "mma_number.cuh", "mma_tf32(part, x.low, w.finite[0], w.finite[1]);", ""),
