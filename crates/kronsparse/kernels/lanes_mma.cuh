@@ -366,14 +366,13 @@ struct LanesMma {
           KS_UNROLL
           for (int set = 0; set < G::LAST_SETS; ++set) {
             const i64 first = at.n0 + warp_row * G::WARP_ROWS + (set * 8 + g) * UNIT_NUMBERS;
-            if (first >= args.n) continue;
             u32 words[4];
             KS_UNROLL
             for (int k = 0; k < 4; ++k) {
               const int s = k * PER_WORD, tile = set * G::LAST_TILES + s / 2;
               words[k] = word(sum[j][tile][u][s % 2 * 2 + x], sum[j][tile][u][(s + PER_WORD - 1) % 2 * 2 + x]);
             }
-            const i64 left = (args.n - first) * E;
+            const i64 left = (args.n - first) * E;  // not positive beyond the last vector
             store_words<16, VECTOR>(static_cast<u8*>(args.y) + (((i64(at.i) * B + o) * D + lane_j) * args.n + first) * E, words, left < 16 ? static_cast<int>(left) : 16);
           }
         }

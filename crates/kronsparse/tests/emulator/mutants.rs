@@ -60,7 +60,6 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     mutant("lanes_mma", "lanes_mma.cuh", "G::REGROUP_OFFSET + u % 2 * G::REGROUP_BYTES", "G::REGROUP_OFFSET"),
     mutant("lanes_mma", "lanes_mma.cuh", "if (D % LANES != 0) valid = valid && at.j0 + j < D;", ""),
-    mutant("lanes_mma", "lanes_mma.cuh", "if (first >= args.n) continue;", ""),
     mutant("lanes_mma", "lanes_mma.cuh", "left < 16 ? static_cast<int>(left) : 16", "16"),
     mutant("lanes_mma", "lanes_mma.cuh", "(B % OUTS != 0 && o >= B)", "(B % OUTS != 0 && o > B)"),
     mutant("lanes_mma", "lanes_mma.cuh", "loading += stride;", "loading += 1;"),
