@@ -10,18 +10,6 @@
 
 namespace ks {
 
-// Activations with exponentials are called, not repeated for each of a hundred sums.
-#ifdef KS_EMULATED
-#define KS_CALLED inline
-#else
-#define KS_CALLED static __device__ __noinline__
-#endif
-template <Activation KIND> KS_CALLED float activate_called(float x) { return activate<KIND>(x); }
-template <Activation KIND> KS_DEVICE float activate_sum(float x) {
-  if constexpr (KIND == Activation::None || KIND == Activation::Relu) return activate<KIND>(x);
-  else return activate_called<KIND>(x);
-}
-
 template <class Number, Layout LAYOUT, Activation KIND, bool BIAS, int A, int B, int C, int D, int ROWS, int LANES, int OUTS, int DEPTH, int STAGES,
           int WARPS_R, int WARPS_J, int WARPS_O, bool RESIDENT, bool REGROUP, int ALIGN, int SHARED>
 struct LanesMma {
@@ -256,15 +244,19 @@ struct LanesMma {
   // Bias and activation, on the sums in place.
   KS_DEVICE void finish(const Place& at) {
     if constexpr (BIAS || KIND != Activation::None) {
+      // The outputs of a column are at constant distances from the thread's first one.
+      const int o0 = at.o0 + warp_out * G::WARP_OUTS + q * G::RUN, j0 = at.j0 + warp_lane * JW;
+      const u8* from = BIAS ? static_cast<const u8*>(args.bias) + ((i64(at.i) * B + o0) * D + j0) * E : nullptr;
       KS_UNROLL
       for (int j = 0; j < JW; ++j)
         KS_UNROLL
         for (int u = 0; u < COLUMNS; ++u)
           KS_UNROLL
           for (int x = 0; x < 2; ++x) {
-            const int o = at.o0 + warp_out * G::WARP_OUTS + G::output(u, q, x), lane_j = at.j0 + warp_lane * JW + j;
+            const int o = G::output(u, 0, x);
             float bias = 0.f;
-            if (BIAS && o < B && lane_j < D) bias = Number::load(static_cast<const u8*>(args.bias) + ((i64(at.i) * B + o) * D + lane_j) * E);
+            const bool valid = (B % OUTS == 0 || o0 + o < B) && (D % LANES == 0 || j0 + j < D);
+            if (BIAS && valid) bias = Number::load(from + (o * D + j) * E);
             KS_UNROLL
             for (int tile = 0; tile < TILES; ++tile)
               KS_UNROLL
@@ -370,18 +362,17 @@ struct LanesMma {
         KS_UNROLL
         for (int x = 0; x < 2; ++x) {
           const int o = at.o0 + warp_out * G::WARP_OUTS + G::output(u, q, x), lane_j = at.j0 + warp_lane * JW + j;
-          if (o >= B || lane_j >= D) continue;
+          if ((B % OUTS != 0 && o >= B) || (D % LANES != 0 && lane_j >= D)) continue;
           KS_UNROLL
           for (int set = 0; set < G::LAST_SETS; ++set) {
             const i64 first = at.n0 + warp_row * G::WARP_ROWS + (set * 8 + g) * UNIT_NUMBERS;
-            if (first >= args.n) continue;
             u32 words[4];
             KS_UNROLL
             for (int k = 0; k < 4; ++k) {
               const int s = k * PER_WORD, tile = set * G::LAST_TILES + s / 2;
               words[k] = word(sum[j][tile][u][s % 2 * 2 + x], sum[j][tile][u][(s + PER_WORD - 1) % 2 * 2 + x]);
             }
-            const i64 left = (args.n - first) * E;
+            const i64 left = (args.n - first) * E;  // not positive beyond the last vector
             store_words<16, VECTOR>(static_cast<u8*>(args.y) + (((i64(at.i) * B + o) * D + lane_j) * args.n + first) * E, words, left < 16 ? static_cast<int>(left) : 16);
           }
         }

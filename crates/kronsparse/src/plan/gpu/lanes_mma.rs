@@ -93,8 +93,7 @@ impl Plan {
         let per_multiprocessor = (shared / (geometry.shared + SHARED_RESERVED))
             .min(REGISTERS / (tile.threads() * needs.next_multiple_of(8)))
             .min(1536 / tile.threads())
-            .min(24)
-            .max(1);
+            .clamp(1, 24);
         let slots = per_multiprocessor * machine.multiprocessors as usize;
         Ok(Plan { problem: problem.clone(), tile, geometry, slots })
     }
@@ -305,7 +304,7 @@ impl Plan {
 fn registers(geometry: &Geometry, problem: &GpuProblem) -> usize {
     let full = problem.dtype == DType::F32 && problem.precision == Precision::Full;
     let called = !matches!(problem.activation, Activation::None | Activation::Relu);
-    geometry.sums + geometry.words + if full { 128 } else { 64 } + if called { 32 } else { 0 }
+    geometry.sums + geometry.words + if full { 160 } else { 64 } + if called { 32 } else { 0 }
 }
 
 impl fmt::Display for Plan {
