@@ -58,7 +58,7 @@ fn problems(which: usize) -> Vec<GpuProblem> {
     let mut all = Vec::new();
     for (at, [a, b, c, d]) in PATTERNS.into_iter().enumerate() {
         for (k, dtype) in [DType::F16, DType::Bf16, DType::F32, DType::F32, DType::F64].into_iter().enumerate() {
-            if (at + k + which) % 2 == 0 {
+            if (at + k + which).is_multiple_of(2) {
                 continue;
             }
             let mix = at * 11 + k * 7 + which * 3;
@@ -68,8 +68,8 @@ fn problems(which: usize) -> Vec<GpuProblem> {
                 precision: if k == 3 { Precision::Tf32 } else { Precision::Full },
                 layout: Layout::ALL[mix % 2],
                 batch: BATCHES[mix / 2 % 5],
-                aligned: mix % 7 != 0,
-                bias: mix % 3 == 0,
+                aligned: !mix.is_multiple_of(7),
+                bias: mix.is_multiple_of(3),
                 activation: Activation::ALL[mix % 5],
             });
         }
