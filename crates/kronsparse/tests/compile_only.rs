@@ -138,13 +138,18 @@ fn judge(plan: &GpuPlan, architecture: &str) -> Result<u32, String> {
     let most = (65536 / plan.threads() / 8 * 8).min(255);
     if found.spill_store_bytes + found.spill_load_bytes + found.stack_bytes > 0 {
         Err(format!("spills: {found}"))
-    } else if found.registers == 0 || found.registers > most {
-        Err(format!("{} threads can have 1 to {most} registers each: {found}", plan.threads()))
+    } else if found.registers == 0 {
+        Err(format!("the log reports no registers: {}", cubin.log))
+    } else if found.registers > most {
+        Err(format!("{} threads can have {most} registers each: {found}", plan.threads()))
     } else if found.static_shared_bytes > 0 {
         Err(format!("shared memory beside the plan's {} bytes: {found}", plan.shared_bytes()))
     } else if cubin.log.contains("serialized") {
         Err(format!("the tensor cores wait for each other: {}", cubin.log))
     } else {
+        if cubin.log.contains("warpgroup.wait is injected") {
+            println!("the compiler adds a wait for wgmma: {architecture} {plan}");
+        }
         Ok(found.registers)
     }
 }
