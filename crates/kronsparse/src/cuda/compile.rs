@@ -47,11 +47,13 @@ pub struct Cubin {
 impl Cubin {
     /// The registers and memory that the log reports; zeros where it reports none.
     pub fn resources(&self) -> Resources {
+        // The number before the first `after` that follows `before` and the number: other lines speak of registers too.
         let number = |before: &str, after: &str| {
-            let at = self.log.find(after)?;
-            let text = self.log[..at].trim_end();
-            let digits = text.len() - text.bytes().rev().take_while(u8::is_ascii_digit).count();
-            (before.is_empty() || text[..digits].ends_with(before)).then(|| text[digits..].parse().ok())?
+            self.log.match_indices(after).find_map(|(at, _)| {
+                let text = self.log[..at].trim_end();
+                let digits = text.len() - text.bytes().rev().take_while(u8::is_ascii_digit).count();
+                (before.is_empty() || text[..digits].ends_with(before)).then(|| text[digits..].parse().ok())?
+            })
         };
         Resources {
             registers: number("Used ", " registers").unwrap_or(0),
@@ -189,7 +191,8 @@ mod tests {
 
     #[test]
     fn the_report_is_read_from_the_log() {
-        let log = "ptxas info    : 0 bytes gmem\nptxas info    : Compiling entry function 'kronsparse' for 'sm_90a'\n\
+        let log = "ptxas info    : (C7517) warpgroup.wait is injected to allow use of registers in function 'kronsparse'\n\
+                   ptxas info    : 0 bytes gmem\nptxas info    : Compiling entry function 'kronsparse' for 'sm_90a'\n\
                    ptxas info    : Function properties for kronsparse\nptxas         .     16 bytes stack frame, 24 bytes spill \
                    stores, 32 bytes spill loads\nptxas info    : Used 168 registers, used 1 barriers, 1024 bytes smem, 40 bytes cmem[0]";
         let resources = Cubin { bytes: Vec::new(), log: log.into() }.resources();

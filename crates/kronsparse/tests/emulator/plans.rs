@@ -212,10 +212,13 @@ impl Case {
     }
 }
 
+/// Says what is wrong with the bytes of `y`.
+type Judge = Box<dyn Fn(&[u8]) -> Result<(), String> + Send>;
+
 /// A launch with its numbers.
 pub(crate) struct Drawn {
     pub(crate) launch: Launch,
-    judge: Box<dyn Fn(&[u8]) -> Result<(), String> + Send>,
+    judge: Judge,
 }
 
 impl Drawn {
