@@ -11,7 +11,7 @@ template <int BYTES, int V> struct Elements {
   static_assert(size == 2 || size == 4 || size == 8 || size == 16, "one access moves 2, 4, 8 or 16 bytes");
   u32 w[(size + 3) / 4];
 
-  KS_DEVICE Elements load(const u8* p) {
+  static KS_DEVICE Elements load(const u8* p) {
     Elements r;
     if constexpr (size == 16) {
       const U4 v = load_global16(p);
@@ -26,19 +26,19 @@ template <int BYTES, int V> struct Elements {
     }
     return r;
   }
-  KS_DEVICE void store(u8* p, const Elements& r) {
+  static KS_DEVICE void store(u8* p, const Elements& r) {
     if constexpr (size == 16) store_global16(p, U4{{r.w[0], r.w[1], r.w[2], r.w[3]}});
     else if constexpr (size == 8) store_global8(p, U2{{r.w[0], r.w[1]}});
     else if constexpr (size == 4) store_global4(p, r.w[0]);
     else store_global2(p, static_cast<u16>(r.w[0]));
   }
   // Element `e` to shared memory, and from there.
-  template <int E> KS_DEVICE void spill(u8* p, const Elements& r) {
+  template <int E> static KS_DEVICE void spill(u8* p, const Elements& r) {
     if constexpr (BYTES == 2) store_shared2(p, static_cast<u16>(r.w[E / 2] >> (E % 2 * 16)));
     else if constexpr (BYTES == 4) store_shared4(p, r.w[E]);
     else store_shared8(p, U2{{r.w[2 * E], r.w[2 * E + 1]}});
   }
-  template <int E> KS_DEVICE void fill(Elements& r, const u8* p) {
+  template <int E> static KS_DEVICE void fill(Elements& r, const u8* p) {
     if constexpr (BYTES == 2) {
       const u32 half = load_shared2(p);
       if constexpr (E % 2 == 0) r.w[E / 2] = half;
@@ -52,13 +52,13 @@ template <int BYTES, int V> struct Elements {
     }
   }
   // All elements, `step` bytes apart in shared memory.
-  template <int E = 0> KS_DEVICE void spill_all(u8* p, int step, const Elements& r) {
+  template <int E = 0> static KS_DEVICE void spill_all(u8* p, int step, const Elements& r) {
     if constexpr (E < V) {
       spill<E>(p, r);
       spill_all<E + 1>(p + step, step, r);
     }
   }
-  template <int E = 0> KS_DEVICE void fill_all(Elements& r, const u8* p, int step) {
+  template <int E = 0> static KS_DEVICE void fill_all(Elements& r, const u8* p, int step) {
     if constexpr (E < V) {
       fill<E>(r, p);
       fill_all<E + 1>(r, p + step, step);

@@ -8,11 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kronsparse::cuda::compile;
 use kronsparse::cuda::libraries::{self, Library};
-<<<<<<< HEAD
 use kronsparse::plan::gpu::{self, Flops, GpuMachine, GpuPlan, GpuProblem, Precision, lanes_wgmma};
-=======
-use kronsparse::plan::gpu::{self, Flops, GpuMachine, GpuPlan, GpuProblem, Precision};
->>>>>>> mma
 use kronsparse::{Activation, DType, Layout, Pattern};
 
 /// Whether NVRTC is there. Where it is not, one line past the test's captured output counts this test as not run; with

@@ -18,6 +18,9 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("permute.cuh", include_str!("../../kernels/permute.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
+    ("wgmma_finish.cuh", include_str!("../../kernels/wgmma_finish.cuh")),
+    ("wgmma_gather.cuh", include_str!("../../kernels/wgmma_gather.cuh")),
+    ("wgmma_tile.cuh", include_str!("../../kernels/wgmma_tile.cuh")),
     ("types.cuh", include_str!("../../kernels/types.cuh")),
 ];
 

@@ -208,9 +208,21 @@ impl Plan {
         (1..=most).min_by_key(|&walkers| cost(walkers)).unwrap_or(1)
     }
 
-    /// The largest of instructions started (a tenth of the warps that hide latency do a tenth of the work), memory traffic (with what short runs waste), second-level cache traffic, shared-memory traffic and
-    /// tensor-core time, for whole rounds of blocks; and the time that the first and last tile are not overlapped.
+    /// The model's time, corrected by what an H100 needed for a dozen problems (`record/2026-11-22-h100/README.md`).
     pub fn seconds(&self, machine: &GpuMachine) -> f64 {
+        let GpuProblem { pattern, dtype, precision, layout, .. } = &self.problem;
+        let correction = match (dtype, precision) {
+            (DType::F32, Precision::Full) => 3.5,
+            (DType::F32, Precision::Tf32) => 2.0,
+            _ if *layout == Layout::BatchFirst && pattern.d() > 1 => 1.8,
+            _ => 1.15,
+        };
+        correction * self.modelled(machine)
+    }
+
+    /// The largest of instructions started (a tenth of the warps that hide latency do a tenth of the work), memory traffic
+    /// (with what short runs waste), second-level cache traffic, shared-memory traffic and tensor-core time, for whole rounds of blocks; and the time that the first and last tile are not overlapped.
+    fn modelled(&self, machine: &GpuMachine) -> f64 {
         let Plan { problem, tile, geometry, slots } = self;
         let [_, b, c, d] = problem.pattern.shape();
         let n = problem.batch.max(1);

@@ -1,0 +1,136 @@
+// From the sums of wgmma to Y: bias, activation, rounding, and stores of 16 bytes or of boxes.
+#pragma once
+#include "wgmma_tile.cuh"
+#include "wgmma_gather.cuh"
+
+namespace ks {
+
+// Bias, activation, rounding; then 16 bytes at a time to Y or to the staging buffer.
+template <class S> struct Finish {
+  using T = typename S::T;
+  static constexpr int L = S::LANES_PER_GROUP;
+
+  // `group` numbers the warpgroups as rows, lanes, outputs.
+  static KS_DEVICE void store(const Args& args, const TensorMap* y_map, const Ring<S>& ring, const Place& p, float (&sums)[S::PRODUCTS][S::SUMS],
+                              u32 group_row, u32 group_lane, u32 group_out, u32 warp, u32 g, u32 q, u32& buffers) {
+    const u32 spread = Gather<S>::row_of(g);
+    const int out0 = p.out_tile * S::OUTS + group_out * S::OUTS_PER_GROUP;
+    if constexpr (S::LAST) {
+      // UNIT consecutive vectors of one output.
+      const i64 n0 = p.row_tile * S::ROWS + group_row * S::ROWS_PER_GROUP + warp * (128 / S::SIZE) + spread * S::UNIT;
+      u8* y = static_cast<u8*>(args.y);
+      KS_UNROLL
+      for (int m = 0; m < S::SUMS / 2; ++m) {
+        const int o = out0 + output_of<S>(m, q);
+        const i64 feature = (static_cast<i64>(p.super_block) * S::B + o) * S::D + p.lane_tile;
+        if (o < S::B && n0 < args.n) {
+          float v[S::UNIT];
+          float bias = 0.f;
+          if constexpr (S::BIAS) bias = bias_of(args, feature);
+          KS_UNROLL
+          for (int s = 0; s < S::UNIT; ++s) v[s] = sums[s / 2][(m / 2) * 4 + (s % 2) * 2 + m % 2];
+          complete(v, bias);
+          store_global16(y + (feature * args.n + n0) * S::SIZE, Pack<T>::unit(v));
+        }
+      }
+    } else if constexpr (S::STAGED_OUTS != 0) {
+      staged(args, y_map, ring, p, sums, group_row, group_lane, group_out, warp, spread, q, buffers);
+    } else {
+      // TOGETHER outputs of all lanes are consecutive: units of 16 bytes.
+      static_assert(L == S::D, "a thread holds all lanes of an output");
+      constexpr int RUN = S::TOGETHER * L, UNITS = RUN / S::UNIT;
+      KS_UNROLL
+      for (int mt = 0; mt < S::MTILES; ++mt) {
+        KS_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          const i64 n = p.row_tile * S::ROWS + (group_row * S::MTILES + mt) * 64 + warp * 16 + h * 8 + spread;
+          KS_UNROLL
+          for (int s = 0; s < S::SUMS / 2 / S::TOGETHER; ++s) {
+            const int o = out0 + (s * 4 + q) * S::TOGETHER;
+            const i64 feature = (static_cast<i64>(p.super_block) * S::B + o) * S::D;
+            KS_UNROLL
+            for (int u = 0; u < UNITS; ++u) {
+              float v[S::UNIT];
+              KS_UNROLL
+              for (int e = 0; e < S::UNIT; ++e) {
+                const int at = u * S::UNIT + e, m = s * S::TOGETHER + at / L, j = at % L;
+                v[e] = sums[mt * L + j][(m / 2) * 4 + h * 2 + m % 2];
+                if constexpr (S::BIAS) {
+                  if (o + at / L < S::B) v[e] += bias_of(args, feature + at);
+                }
+              }
+              complete(v, 0.f);
+              // B is a multiple of TOGETHER: a run is inside or outside.
+              if (n < args.n && o < S::B) store_global16(static_cast<u8*>(args.y) + (n * (S::A * S::B * S::D) + feature + u * S::UNIT) * S::SIZE, Pack<T>::unit(v));
+            }
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  // [row][STAGED_OUTS][LANES] per round; the warpgroups of an out group, with all rows and lanes, fill one of two buffers while
+  // the copy engine still empties the other; one thread sends them.
+  static KS_DEVICE void staged(const Args& args, const TensorMap* y_map, const Ring<S>& ring, const Place& p, float (&sums)[S::PRODUCTS][S::SUMS],
+                               u32 group_row, u32 group_lane, u32 group_out, u32 warp, u32 spread, u32 q, u32& buffers) {
+    constexpr int PER_ROUND = S::STAGED_OUTS / 4, ROUNDS = S::SUMS / 2 / PER_ROUND;
+    const bool sender = thread_index() % 128 == 0 && group_row == 0 && group_lane == 0;
+    constexpr u32 TEAM = 128 * S::ROW_GROUPS * S::LANE_GROUPS;
+    const int out0 = p.out_tile * S::OUTS + group_out * S::OUTS_PER_GROUP;
+    KS_UNROLL
+    for (int round = 0; round < ROUNDS; ++round) {
+      u8* buffer = ring.staging + (group_out * 2 + buffers) * S::Y_BUFFER;
+      buffers ^= 1;
+      if (sender) bulk_wait_read<1>();
+      sync_some(1 + group_out, TEAM);
+      KS_UNROLL
+      for (int mt = 0; mt < S::MTILES; ++mt) {
+        KS_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          const u32 row = (group_row * S::MTILES + mt) * 64 + warp * 16 + h * 8 + spread;
+          KS_UNROLL
+          for (int k = 0; k < PER_ROUND; ++k) {
+            const int m = round * PER_ROUND + k;
+            const int o = k * 4 + q;
+            KS_UNROLL
+            for (int u = 0; u < (L + S::UNIT - 1) / S::UNIT; ++u) {
+              float v[S::UNIT] = {};
+              const u32 lane = group_lane * L + u * S::UNIT;
+              KS_UNROLL
+              for (int e = 0; e < S::UNIT && u * S::UNIT + e < L; ++e) {
+                v[e] = sums[mt * L + u * S::UNIT + e][(m / 2) * 4 + h * 2 + m % 2];
+                if constexpr (S::BIAS) {
+                  const int out = out0 + round * S::STAGED_OUTS + o, j = p.lane_tile * S::LANES + lane + e;
+                  if (out < S::B && j < S::D) v[e] += bias_of(args, (static_cast<i64>(p.super_block) * S::B + out) * S::D + j);
+                }
+              }
+              complete(v, 0.f);
+              u8* to = buffer + ((row * S::STAGED_OUTS + o) * S::LANES + lane) * S::SIZE;
+              const U4 unit = Pack<T>::unit(v);
+              if constexpr (L * S::SIZE >= 16) store_shared16(to, unit);
+              else if constexpr (L * S::SIZE == 8) store_shared8(to, {{unit.v[0], unit.v[1]}});
+              else store_shared4(to, unit.v[0]);
+            }
+          }
+        }
+      }
+      fence_async();
+      sync_some(1 + group_out, TEAM);
+      if (sender) {
+        const int out = out0 + round * S::STAGED_OUTS, row = static_cast<int>(p.row_tile * S::ROWS);
+        // With all lanes, the outputs of a vector are one run.
+        if constexpr (S::LANES == S::D) tensor_store(y_map, buffer, out * S::D, p.super_block, row, 0);
+        else tensor_store(y_map, buffer, p.lane_tile * S::LANES, out, p.super_block, row);
+        bulk_commit();
+      }
+    }
+  }
+  static KS_DEVICE float bias_of(const Args& args, i64 at) { return T::load(args.bias, at); }
+  static KS_DEVICE void complete(float (&v)[S::UNIT], float bias) {
+    KS_UNROLL
+    for (int e = 0; e < S::UNIT; ++e) v[e] = activate<S::ACTIVATION>(v[e] + bias);
+  }
+};
+
+}  // namespace ks
