@@ -24,6 +24,11 @@ impl Kind {
         if self.tf32 { Precision::Tf32 } else { Precision::Full }
     }
 
+    /// The largest relative error that counts as right on a GPU; see [`DType::tolerance_on_gpu`].
+    pub fn tolerance_on_gpu(self, terms: usize, factors: usize) -> f64 {
+        if self.tf32 { DType::tolerance_tf32(factors) } else { self.dtype.tolerance_on_gpu(terms, factors) }
+    }
+
     /// The largest relative error that counts as right; see [`DType::tolerance`].
     pub fn tolerance(self, terms: usize, factors: usize) -> f64 {
         if self.tf32 { DType::tolerance_tf32(factors) } else { self.dtype.tolerance(terms, factors) }

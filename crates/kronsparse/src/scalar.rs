@@ -85,6 +85,13 @@ impl DType {
         factors.max(1) as f64 * (self.unit_roundoff() + sums)
     }
 
+    /// [`DType::tolerance`] on a GPU. There `f32` may be the sum of three TF32 products, which tensor cores cut off instead of
+    /// rounding: below 1e-6 per factor for any number of terms, as long sums are added up in pieces (5.5e-7 to 8e-7 measured).
+    pub fn tolerance_on_gpu(self, terms: usize, factors: usize) -> f64 {
+        let floor = if self == DType::F32 { 1e-6 * factors.max(1) as f64 } else { 0.0 };
+        self.tolerance(terms, factors).max(floor)
+    }
+
     /// [`DType::tolerance`] for `f32` multiplied as TF32: both operands of every product are cut to 10 bits after the point
     /// (some hardware truncates), which is far more than what the sums add.
     pub fn tolerance_tf32(factors: usize) -> f64 {

@@ -138,7 +138,7 @@ fn one<T: Scalar<Wide = f64>>(
         }
     };
     let tools = Tools { inspector, stream: bench.stream, mix };
-    let tolerance = case.kind.tolerance(pattern.longest_sum(), pattern.patterns().len());
+    let tolerance = case.kind.tolerance_on_gpu(pattern.longest_sum(), pattern.patterns().len());
     let oracle = Oracle::new(&chain, x, layout, tolerance, random.bits(), &tools)?;
     let mut rows = Vec::new();
     let mut best = f64::INFINITY;

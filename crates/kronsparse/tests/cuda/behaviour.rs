@@ -24,7 +24,7 @@ fn options<T: Scalar>(weights: &Weights<T>, activation: Activation) -> Options<T
 
 fn assert_right<T: Scalar>(weights: &Weights<T>, activation: Activation, x: &[T], y: &[T], n: usize, layout: Layout) {
     let expected = reference::multiply(&weights.chain, weights.bias.as_deref(), activation, x, n, layout);
-    let tolerance = 4.0 * T::DTYPE.tolerance(64, 3);
+    let tolerance = 4.0 * T::DTYPE.tolerance_on_gpu(64, 3);
     compare(y, &expected, tolerance, n, layout).unwrap_or_else(|why| panic!("{}: {why}", T::DTYPE));
 }
 

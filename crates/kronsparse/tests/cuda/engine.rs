@@ -1,7 +1,7 @@
 //! The GPU engine behind the harness's question: inputs go to fenced memory of the device, at any element's offset.
 
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
-use kronsparse::{DType, Error, Layout, Result, Scalar};
+use kronsparse::{ChainPattern, DType, Error, Layout, Result, Scalar};
 
 use crate::harness::inputs::{is_nan, nan};
 use crate::harness::{Case, Engine, Job, Ready};
@@ -34,6 +34,11 @@ impl Engine for Cuda {
         format!("cuda {:?} offset={}", self.plans, self.offset)
     }
 
+    /// [`DType::tolerance_on_gpu`].
+    fn slack<T: Scalar>(&self, chain: &ChainPattern) -> f64 {
+        let (terms, factors) = (chain.longest_sum(), chain.patterns().len());
+        T::DTYPE.tolerance_on_gpu(terms, factors) / T::DTYPE.tolerance(terms, factors)
+    }
     fn prepare<'a, T: Scalar>(&'a self, job: Job<'a, T>) -> Result<Box<dyn Ready<T> + 'a>> {
         let options = Options {
             bias: job.bias.map(<[T]>::to_vec),

@@ -2,7 +2,7 @@
 
 use kronsparse::cpu::{Isa, Operator, Options, Scratch};
 use kronsparse::plan::Algorithm;
-use kronsparse::{Activation, Chain, Error, Layout, Result, Scalar};
+use kronsparse::{Activation, Chain, ChainPattern, Error, Layout, Result, Scalar};
 
 /// What is to be multiplied, before any input is known.
 pub(crate) struct Job<'a, T> {
@@ -23,6 +23,10 @@ impl<T> Copy for Job<'_, T> {}
 pub(crate) trait Engine: Sync {
     /// Its configuration, for messages.
     fn name(&self) -> String;
+    /// By how much its error may exceed the tolerance of the problem, for a reason that it gives.
+    fn slack<T: Scalar>(&self, _chain: &ChainPattern) -> f64 {
+        1.0
+    }
     /// Packs the weights. [`Error::Unsupported`] means that this engine cannot do this job at all.
     fn prepare<'a, T: Scalar>(&'a self, job: Job<'a, T>) -> Result<Box<dyn Ready<T> + 'a>>;
 }

@@ -9,7 +9,8 @@ use super::inputs::{Fenced, is_nan};
 use super::{Outcome, Problem, Ready};
 
 /// One run on fenced, poisoned memory.
-pub(crate) fn one<T: Scalar>(ready: &mut dyn Ready<T>, problem: &Problem<T>) -> Outcome {
+/// `slack` as in [`Engine::slack`](super::Engine::slack).
+pub(crate) fn one<T: Scalar>(ready: &mut dyn Ready<T>, problem: &Problem<T>, slack: f64) -> Outcome {
     let x = Fenced::new(&problem.x);
     let mut y = Fenced::<T>::poisoned(problem.expected.len());
     if let Err(outcome) = guarded(|| ready.run(x.get(), y.get_mut(), problem.n, problem.layout)) {
@@ -18,7 +19,7 @@ pub(crate) fn one<T: Scalar>(ready: &mut dyn Ready<T>, problem: &Problem<T>) -> 
     if let Some(at) = y.broken() {
         return Outcome::Fail(format!("wrote element {at} of an output of {} elements", problem.expected.len()));
     }
-    match compare(y.get(), &problem.expected, problem.tolerance, problem.n, problem.layout) {
+    match compare(y.get(), &problem.expected, problem.tolerance * slack, problem.n, problem.layout) {
         Ok(()) => Outcome::Pass,
         Err(why) => Outcome::Fail(why),
     }

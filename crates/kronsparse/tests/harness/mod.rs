@@ -92,7 +92,7 @@ fn unit<T: Scalar, E: Engine>(case: &Case, engines: &[E], refusals: &Refusals, s
             let mut ready = judge::guarded(|| engine.prepare(job));
             for problem in &problems {
                 let outcome = match &mut ready {
-                    Ok(ready) => judge::one(ready.as_mut(), problem),
+                    Ok(ready) => judge::one(ready.as_mut(), problem, engine.slack::<T>(&case.chain)),
                     Err(refused) => refused.clone(),
                 };
                 records.push(Record {

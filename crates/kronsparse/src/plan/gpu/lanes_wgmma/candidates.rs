@@ -6,7 +6,7 @@ use crate::{DType, Layout};
 /// Plans that are handed out, the fastest by estimate first.
 const MOST: usize = 48;
 /// f32 sums of more inputs than this are added up in pieces.
-const LONGEST_SUM: usize = 128;
+const LONGEST_SUM: usize = 96;
 /// Inputs of such a piece.
 const PIECE: usize = 64;
 /// Blocks of a cluster with the same X, and with the same weights.
