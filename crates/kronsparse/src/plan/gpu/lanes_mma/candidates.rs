@@ -131,7 +131,10 @@ mod tests {
                     for plan in plans {
                         assert!(plan.shared_bytes() <= machine.shared_per_block, "{plan}");
                         let resident = plan.tile().resident;
-                        assert!(!resident || plan.grid(1000) as usize % plan.geometry().groups == 0, "{plan}");
+                        assert!(
+                            !resident || (plan.grid(1000) as usize).is_multiple_of(plan.geometry().groups),
+                            "{plan}"
+                        );
                     }
                 }
             }
