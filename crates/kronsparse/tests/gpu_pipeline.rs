@@ -158,7 +158,7 @@ fn nvrtc_compiles_the_plain_kernel_without_spills() {
         if at % 3 == 0 {
             problem.activation = Activation::ALL[at / 3 % 5];
             problem.bias = at % 2 == 0;
-            sources.insert(gpu::choose(&problem, &machine).unwrap().source());
+            sources.insert(gpu::family("plain", &problem, &machine).unwrap().source());
         }
     }
     let (sources, next) = (Vec::from_iter(sources), AtomicUsize::new(0));
