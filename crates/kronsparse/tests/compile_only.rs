@@ -1,5 +1,5 @@
-//! Every kernel that the planner can choose for a spread of problems compiles for every supported architecture, spills little,
-//! and takes the registers and the shared memory that its plan says. Needs NVRTC and no GPU.
+//! Every kernel that the planner can choose for a spread of problems compiles for every supported architecture, spills nothing
+//! (with one exception, see `most_spilled`), and takes the registers and the shared memory that its plan says. Needs NVRTC and no GPU.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -131,9 +131,12 @@ fn every_chosen_kernel_compiles_for_every_architecture() {
 }
 
 /// The registers of a kernel, or what is wrong with it.
-/// Bytes that a thread may keep outside of its registers, in both directions and on the stack: six of 213 kernels have 84 to 336
-/// such bytes, around an activation or for 64 vectors, and are listed; the goal is none.
-const MOST_SPILLED: u32 = 400;
+/// Bytes outside of registers, in both directions and on the stack, that a kernel may have. None, but for `lanes_wgmma`: its one
+/// copying thread, which has 40 registers, keeps some there where the compiler unrolls its loops over boxes;
+/// the threads that multiply keep none (read from the disassembly). Such kernels are printed.
+fn most_spilled(plan: &GpuPlan) -> u32 {
+    if plan.name() == "lanes_wgmma" { 160 } else { 0 }
+}
 
 fn judge(plan: &GpuPlan, architecture: &str) -> Result<u32, String> {
     let cubin = compile::compile(&plan.source(), architecture).map_err(|e| e.to_string())?;
@@ -144,8 +147,8 @@ fn judge(plan: &GpuPlan, architecture: &str) -> Result<u32, String> {
     if spilled > 0 {
         println!("spills: {architecture} {plan}: {found}");
     }
-    if spilled > MOST_SPILLED {
-        Err(format!("spills more than {MOST_SPILLED} bytes: {found}"))
+    if spilled > most_spilled(plan) {
+        Err(format!("spills: {found}"))
     } else if found.registers == 0 {
         Err(format!("the log reports no registers: {}", cubin.log))
     } else if found.registers > most {

@@ -316,7 +316,7 @@ impl Plan {
 fn registers(geometry: &Geometry, problem: &GpuProblem) -> usize {
     let full = problem.dtype == DType::F32 && problem.precision == Precision::Full;
     let called = !matches!(problem.activation, Activation::None | Activation::Relu);
-    geometry.sums + geometry.words + if full { 160 } else { 64 } + if called { 32 } else { 0 }
+    geometry.sums + geometry.words + if full { 160 } else { 64 } + if called { 64 } else { 0 }
 }
 
 impl fmt::Display for Plan {

@@ -91,8 +91,8 @@ impl Plan {
         let pieces = tile.pieces();
         let registers = vectors * pieces + turns * pieces * 4 + pieces * group + 4 * thread_lanes + 40;
         let has = (REGISTERS / threads).min(255);
-        if layout == Layout::BatchLast && vectors * pieces > 64 {
-            return rule(format!("{vectors} vectors × {pieces} sums a thread spill, batch-last; at most 64 do not"));
+        if layout == Layout::BatchLast && vectors * pieces > 32 {
+            return rule(format!("{vectors} vectors × {pieces} sums a thread spill, batch-last; at most 32 do not"));
         }
         if registers > has {
             let why = format!("{vectors} vectors × {pieces} sums a thread and {turns} × {pieces} loads under way");
