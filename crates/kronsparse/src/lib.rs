@@ -8,10 +8,11 @@
 //! 1. [`pattern`]: what is multiplied. [`Pattern`], [`Factor`], [`Chain`].
 //! 2. [`plan`]: how. [`plan::Problem`] and a machine give candidates, and one [`plan::Algorithm`] is chosen.
 //! 3. [`cpu`]: the engine that always works. [`cpu::Operator`] packs the weights once and multiplies many times.
+//!    [`cuda`]: the engine on NVIDIA GPUs, whose driver and libraries are looked for at run time.
 //! 4. [`measure`]: how long it takes. Clock, statistics, the machine's ceilings, cold caches.
 //!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
-//! npy, npz), [`cuda`] (which GPUs there are), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
+//! npy, npz), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
 
 pub mod convert;
 pub mod cpu;

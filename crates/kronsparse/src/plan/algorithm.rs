@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// [`Algorithm::on_gpu`]; an engine refuses the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Algorithm {
-    /// The planner's choice: on the CPU at present always [`Algorithm::Fused`], on a GPU the fastest it knows of.
+    /// The planner's choice; at present always [`Algorithm::Fused`], on the CPU and on GPUs.
     #[default]
     Auto,
     /// Ours: no permutation through memory; on the CPU the whole chain tile by tile of the batch.

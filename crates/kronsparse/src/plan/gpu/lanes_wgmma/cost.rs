@@ -1,9 +1,9 @@
 //! How long a plan of `lanes_wgmma` takes, by a model of what its blocks wait for.
 //!
 //! Per stage of a block: the largest of the times that the second-level cache, device memory, shared memory, tensor cores
-//! and instruction issue need, and a little of the others; then the epilogue. The constants were fitted to 1,042 tiles of 46
-//! problems, measured on an H100; the fit's choice was within 10 % of the best tile for 40 of them and within 23 % for all
-//! (`record/2026-11-22-h100/tiles.csv`).
+//! and instruction issue need, and a little of the others; then the epilogue. The constants were fitted to the
+//! tiles of 46 problems in `record/2026-11-22-h100/tiles.csv`, without those whose runs are below 32 bytes, which are no
+//! candidates; the fit's choice among the measured tiles was within 10 % of the best for 40 problems and within 23 % for all.
 
 use super::Plan;
 use super::tile::Geometry;
@@ -28,7 +28,7 @@ const TWO_STAGES: f64 = 1.122;
 const EPILOGUE_CLOCKS: f64 = 4.63;
 /// The clock of the fit, in hertz.
 const CLOCK: f64 = 1.7e9;
-/// Seconds of a launch.
+/// Seconds of a launch; assumed, not fitted.
 const LAUNCH: f64 = 2e-6;
 
 /// Estimated seconds for the plan's batch.
