@@ -1,0 +1,217 @@
+//! How long NVIDIA's libraries take for a problem, estimated: dense, permute-bmm and strided, as `cuda/vendor` runs them.
+//!
+//! The constants were fitted to the 164 library rows of `record/2026-11-22-h100` (an H100; `grid`, `energy` and `first`: f16
+//! and f32, n = 25088; `small`: f16, n = 1 to 1024, warm) by a random search for the least mean |log(estimate / measured)|, the
+//! parts of permute-bmm in `energy` included, then rounded; the time per term was added for `small`. Estimate over measured, least,
+//! median and most: permute-bmm 0.64, 1.00, 1.21 at n = 25088 and 0.90, 1.00, 1.54 at n ≤ 1024; dense 0.79, 1.00, 1.11 and
+//! 0.85, 1.02, 2.41; strided 0.73, 1.01, 1.15 and 1.00, 1.09, 1.11. A test of the bench crate repeats this on the record.
+//! Nothing was measured of f64, TF32 and bf16: they are taken to reach the same share of their peaks as f32, f16 and f16.
+
+use super::{GpuMachine, GpuProblem, Precision};
+use crate::plan::Algorithm;
+use crate::{Activation, DType, Layout, Pattern};
+
+/// Share of the machine's bandwidth that a permutation reaches with accesses of 8 or 16 bytes.
+const PERMUTED: f64 = 0.93;
+/// What accesses of 4, 2 or fewer bytes leave of that.
+const NARROW: [f64; 2] = [0.82, 0.61];
+/// Share of the machine's bandwidth that a product reaches.
+const STREAMED: f64 = 0.75;
+/// How much faster arrays come that stay in the second-level cache.
+const CACHED: f64 = 2.1;
+/// Share of the peak of 16-bit types: of random numbers, and of matrices that are mostly zeros, which take less power.
+const HALF: [f64; 2] = [0.80, 0.99];
+/// Share of the peak of f32 and f64.
+const WIDE: f64 = 0.83;
+/// How much longer a product takes whose columns do not begin at multiples of 16 bytes.
+const UNALIGNED: f64 = 2.8;
+/// Outputs are computed in tiles of so many.
+const OUTPUTS: usize = 64;
+/// Vectors and inputs likewise.
+const STEP: usize = 16;
+/// Seconds of launching a product, and of each term of its sums, which nothing hides where there is little else to do.
+const PRODUCT: f64 = 2.3e-6;
+const TERM: f64 = 0.9e-9;
+/// Seconds of launching a small kernel behind another.
+const KERNEL: f64 = 1.3e-6;
+
+/// The libraries' algorithms that can be the fastest: CSR and BSR never were.
+pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::Dense, Algorithm::PermuteBmm, Algorithm::Strided];
+
+/// Estimated seconds of multiplying by one factor with a library; `None` where the algorithm does not exist (complex numbers;
+/// strided where `d > 1` batch-first; not one of [`ALGORITHMS`]) or its weights take more than `memory_limit` bytes.
+pub fn seconds(algorithm: Algorithm, problem: &GpuProblem, machine: &GpuMachine, memory_limit: usize) -> Option<f64> {
+    let GpuProblem { pattern, dtype, layout, .. } = *problem;
+    let [a, b, c, d] = pattern.shape();
+    if dtype.is_complex() {
+        return None;
+    }
+    let lanes = a as f64 * d as f64;
+    let weights = match algorithm {
+        Algorithm::Dense => lanes * lanes,
+        _ => lanes,
+    } * (b as f64 * c as f64 * dtype.size() as f64);
+    if weights > memory_limit as f64 {
+        return None;
+    }
+    let sides = Sides::of(problem, machine);
+    let seconds = match algorithm {
+        Algorithm::Dense => {
+            let zeros = usize::from(a * d > 1);
+            let cached = machine.cached(sides.x + sides.y + weights);
+            sides.product(1.0, [pattern.rows(), pattern.cols()], weights, zeros, cached)
+        }
+        Algorithm::Strided if layout == Layout::BatchLast || d == 1 => {
+            let cached = machine.cached(sides.x + sides.y + weights);
+            // A batch in two directions is a table of pointers, or several calls.
+            let table = if a.min(d) > 1 { KERNEL } else { 0.0 };
+            table + sides.product(lanes, [b, c], weights, 0, cached)
+        }
+        Algorithm::PermuteBmm => {
+            let between = if moves(pattern) { 2.0 } else { 1.0 };
+            let cached = machine.cached(between * (sides.x + sides.y) + weights);
+            sides.permutation(c, d, sides.x, cached)
+                + sides.product(lanes, [b, c], weights, 0, cached)
+                + sides.permutation(d, b, sides.y, cached)
+        }
+        _ => return None,
+    };
+    let finish = if problem.bias || problem.activation != Activation::None {
+        KERNEL + 2.0 * sides.y / (machine.bytes_per_second * PERMUTED * machine.cached(sides.y))
+    } else {
+        0.0
+    };
+    Some(seconds + finish)
+}
+
+/// Whether permute-bmm permutes anything.
+pub(super) fn moves(pattern: Pattern) -> bool {
+    pattern.d() > 1 && (pattern.b() > 1 || pattern.c() > 1)
+}
+
+/// What the parts of an algorithm have in common.
+struct Sides<'a> {
+    problem: &'a GpuProblem,
+    machine: &'a GpuMachine,
+    /// Bytes of `X` and of `Y`.
+    x: f64,
+    y: f64,
+}
+
+impl<'a> Sides<'a> {
+    fn of(problem: &'a GpuProblem, machine: &'a GpuMachine) -> Sides<'a> {
+        let bytes = |features: usize| problem.batch as f64 * features as f64 * problem.dtype.size() as f64;
+        Sides { problem, machine, x: bytes(problem.pattern.cols()), y: bytes(problem.pattern.rows()) }
+    }
+
+    /// Products of all vectors with `[b, c]` matrices, `batch` of them.
+    fn product(&self, batch: f64, [b, c]: [usize; 2], weights: f64, zeros: usize, cached: f64) -> f64 {
+        let flops = &self.machine.flops;
+        let peak = match (self.problem.dtype, self.problem.precision) {
+            (DType::F64, _) => WIDE * flops.f64,
+            (DType::F32, Precision::Full) => WIDE * flops.f32,
+            (DType::F32, Precision::Tf32) => HALF[zeros] * flops.tf32,
+            _ => HALF[zeros] * flops.half,
+        };
+        let tiles = |size: usize, tile: usize| (size.div_ceil(tile) * tile) as f64;
+        let operations = 2.0 * batch * tiles(self.problem.batch, STEP) * tiles(b, OUTPUTS) * tiles(c, STEP);
+        let bytes = self.x + self.y + weights;
+        let (arithmetic, memory) = (operations / peak, bytes / (self.machine.bytes_per_second * STREAMED * cached));
+        let slower = if self.aligned([b, c], batch) { 1.0 } else { UNALIGNED };
+        PRODUCT + TERM * c as f64 + slower * arithmetic.hypot(memory)
+    }
+
+    /// Whether all columns of a product begin at multiples of 16 bytes.
+    fn aligned(&self, sizes: [usize; 2], batch: f64) -> bool {
+        let GpuProblem { pattern, dtype, layout, batch: n, aligned, .. } = *self.problem;
+        let whole = |elements: usize| (elements * dtype.size()).is_multiple_of(16);
+        // What permutations wrote begins where an allocation begins.
+        let begins = aligned || (batch > 1.0 && moves(pattern) && layout == Layout::BatchFirst);
+        begins && if layout == Layout::BatchLast { whole(n) } else { sizes.into_iter().all(whole) }
+    }
+
+    /// Swapping `p` and `q` of an array of `bytes`.
+    fn permutation(&self, p: usize, q: usize, bytes: f64, cached: f64) -> f64 {
+        if p == 1 || q == 1 {
+            return 0.0;
+        }
+        let GpuProblem { dtype, layout, batch, aligned, .. } = *self.problem;
+        let widest = |elements: usize| match aligned {
+            true => (1usize << elements.trailing_zeros().min(4)) * dtype.size(),
+            false => dtype.size(),
+        };
+        let width = match layout {
+            Layout::BatchFirst => widest(p).min(widest(q)),
+            Layout::BatchLast => widest(batch),
+        };
+        let narrow = match width {
+            8.. => 1.0,
+            4..8 => NARROW[0],
+            _ => NARROW[1],
+        };
+        KERNEL + 2.0 * bytes / (self.machine.bytes_per_second * PERMUTED * narrow * cached)
+    }
+}
+
+impl GpuMachine {
+    /// How much faster than from device memory arrays of so many bytes come when they are used again and again.
+    fn cached(&self, bytes: f64) -> f64 {
+        if 2.0 * bytes < self.l2_bytes as f64 { CACHED } else { 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(pattern: &str, layout: Layout, batch: usize) -> GpuProblem {
+        let (dtype, precision, activation) = (DType::F16, Precision::Full, Activation::None);
+        let pattern = pattern.parse().unwrap();
+        GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+    }
+
+    fn of(algorithm: Algorithm, problem: &GpuProblem) -> Option<f64> {
+        seconds(algorithm, problem, &GpuMachine::h100(), 1 << 30)
+    }
+
+    #[test]
+    fn an_algorithm_that_does_not_exist_has_no_time() {
+        let lanes = problem("4,64,64,4", Layout::BatchFirst, 1000);
+        assert_eq!(of(Algorithm::Strided, &lanes), None);
+        assert!(of(Algorithm::Strided, &GpuProblem { layout: Layout::BatchLast, ..lanes.clone() }).is_some());
+        assert!(of(Algorithm::Strided, &problem("4,64,64,1", Layout::BatchFirst, 1000)).is_some());
+        for algorithm in [Algorithm::Auto, Algorithm::Fused, Algorithm::Einsum, Algorithm::Csr, Algorithm::Bsr] {
+            assert_eq!(of(algorithm, &lanes), None, "{algorithm}");
+        }
+        for algorithm in ALGORITHMS {
+            assert_eq!(of(algorithm, &GpuProblem { dtype: DType::C64, ..lanes.clone() }), None, "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn weights_above_the_limit_are_not_considered() {
+        // 1024 × 1024 numbers of two bytes as a dense matrix, 16 · 64 · 64 otherwise.
+        let p = problem("4,64,64,4", Layout::BatchFirst, 1000);
+        let limited = |algorithm, limit| seconds(algorithm, &p, &GpuMachine::h100(), limit).is_some();
+        assert!(limited(Algorithm::Dense, 2 << 20) && !limited(Algorithm::Dense, (2 << 20) - 1));
+        assert!(limited(Algorithm::PermuteBmm, 128 << 10) && !limited(Algorithm::PermuteBmm, (128 << 10) - 1));
+    }
+
+    #[test]
+    fn every_part_takes_time() {
+        let plain = problem("4,64,64,4", Layout::BatchFirst, 25088);
+        let time = |p: &GpuProblem| of(Algorithm::PermuteBmm, p).unwrap();
+        let apart = problem("16,64,64,1", Layout::BatchFirst, 25088);
+        assert!(time(&plain) > 2.0 * time(&apart), "two permutations: {} {}", time(&plain), time(&apart));
+        assert_eq!(Some(time(&apart)), of(Algorithm::Strided, &apart), "nothing is permuted where d = 1");
+        assert!(time(&GpuProblem { bias: true, ..plain.clone() }) > time(&plain), "a pass for the bias");
+        assert!(time(&GpuProblem { aligned: false, ..plain.clone() }) > time(&plain), "narrow accesses");
+        assert!(time(&problem("4,64,66,4", Layout::BatchFirst, 25088)) > 1.3 * time(&plain), "crooked columns");
+        assert!(time(&GpuProblem { dtype: DType::F32, ..plain.clone() }) > 1.9 * time(&plain), "twice the bytes");
+        let one = problem("4,64,64,4", Layout::BatchLast, 1);
+        for algorithm in ALGORITHMS {
+            let seconds = of(algorithm, &one).unwrap();
+            assert!((1e-6..2e-5).contains(&seconds), "{algorithm}: {seconds}");
+        }
+    }
+}
