@@ -23,6 +23,8 @@ Examples:
   kronsparse bench --patterns benchmarks/layers.toml --threads 1 --cache cold,warm --out layers
   kronsparse bench --device cuda:0 --patterns benchmarks/paper_grid.txt --batch 25088 --dtype f16,bf16,f32,tf32 \
     --layout bsf,bsl --out grid        on a GPU; again with --resume grid if it was interrupted
+  kronsparse bench --device cuda:0 --patterns '1,64,64,64; 1,1024,1024,12' --batch 25088 --dtype f16 \
+    --algorithms auto,fused,permute-bmm,dense        what auto picked is in samples.csv, column plan
 
 Exit code: 0 if all results are right, 1 if an algorithm gave a wrong one or failed, 2 on bad input.")]
 pub(crate) struct Args {
@@ -41,7 +43,7 @@ pub(crate) struct Args {
     /// Layouts: bsf (vectors are rows), bsl (vectors are columns)
     #[arg(long, value_name = "LAYOUT,...", value_delimiter = ',')]
     pub(crate) layout: Vec<Layout>,
-    /// Algorithms; all of the device but auto by default
+    /// Algorithms; all of the device but auto by default. On a GPU auto measures kernels and libraries and keeps the fastest
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) algorithms: Vec<Algorithm>,
     /// Threads; 0 means all cores

@@ -113,7 +113,7 @@ pub(crate) fn prepare_all(
         let numbers = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
         let share: (usize, usize) = numbers.filter(|(k, n)| k < n).ok_or_else(wrong)?;
         let prepare::Compiled { all, fresh, failed } =
-            prepare::compile(definition, &options.algorithms, ordinal, share)?;
+            prepare::compile(definition, &options.algorithms, options.memory_limit, ordinal, share)?;
         // For the process that started this one.
         println!("{all} {fresh} {failed}");
         return Ok(());

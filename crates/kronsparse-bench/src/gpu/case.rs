@@ -203,6 +203,10 @@ fn measure<T: Scalar<Wide = f64>>(
         layout,
         memory_limit: options.memory_limit,
         plans: Plans::Best,
+        caches: match case.cache {
+            Cache::Cold => timing::Caches::Cold,
+            Cache::Warm => timing::Caches::Warm,
+        },
     };
     let multiplier = guarded(|| Multiplier::prepare(stream, chain, &wanted, x, y))?;
     row.plan = multiplier.to_string().replace('\n', " ");

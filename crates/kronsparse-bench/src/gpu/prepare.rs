@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use kronsparse::cuda::Device;
 use kronsparse::cuda::cache::Cache;
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::{self, GpuMachine, GpuProblem};
+use kronsparse::plan::gpu::{self, Choice, GpuMachine, GpuProblem};
 use kronsparse::plan::permutation::{Permutation, Problem};
 use kronsparse::plan::product::Order;
 use kronsparse::{Activation, Layout};
@@ -24,19 +24,36 @@ pub struct Compiled {
     pub failed: usize,
 }
 
-/// The sources of all kernels that measuring `definition` with `algorithms` will load, without repetition.
-pub fn sources(definition: &Definition, algorithms: &[Algorithm], machine: &GpuMachine) -> Vec<String> {
+/// The sources of all kernels that measuring `definition` with `algorithms` will load, without repetition; those of `auto` are all
+/// that it measures. Libraries may have `memory_limit` bytes of weights.
+pub fn sources(
+    definition: &Definition,
+    algorithms: &[Algorithm],
+    memory_limit: usize,
+    machine: &GpuMachine,
+) -> Vec<String> {
     let mut all = BTreeSet::new();
     let wants = |wanted: &[Algorithm]| algorithms.iter().any(|a| wanted.contains(a));
-    let (ours, permuted) =
-        (wants(&[Algorithm::Auto, Algorithm::Fused]), wants(&[Algorithm::PermuteBmm, Algorithm::Bsr]));
+    let (auto, ours) = (wants(&[Algorithm::Auto]), wants(&[Algorithm::Fused]));
+    let permuted = wants(&[Algorithm::PermuteBmm, Algorithm::Bsr]);
     for case in definition.cases.iter().filter(|case| !case.kind.dtype.is_complex()) {
         let (dtype, layout, batch) = (case.kind.dtype, case.problem.layout, case.problem.batch);
         for &pattern in case.problem.chain.patterns() {
+            let (precision, activation) = (case.kind.precision(), Activation::None);
+            let problem =
+                |aligned| GpuProblem { pattern, dtype, precision, layout, batch, aligned, bias: false, activation };
             for aligned in [true, false].into_iter().filter(|_| ours) {
-                let (precision, activation) = (case.kind.precision(), Activation::None);
-                let problem = GpuProblem { pattern, dtype, precision, layout, batch, aligned, bias: false, activation };
-                all.extend(gpu::choose(&problem, machine).map(|plan| plan.source()));
+                all.extend(gpu::choose(&problem(aligned), machine).map(|plan| plan.source()));
+            }
+            let mut permuted = permuted;
+            // With libraries that may be missing, and without.
+            for libraries in [Some(memory_limit), None].into_iter().filter(|_| auto) {
+                for way in gpu::promising(&problem(true), machine, libraries) {
+                    match way.choice {
+                        Choice::Kernel(plan) => all.extend([plan.source()]),
+                        Choice::Library(algorithm) => permuted |= algorithm == Algorithm::PermuteBmm,
+                    }
+                }
             }
             // Batch-last has one order only.
             let orders =
@@ -56,13 +73,14 @@ pub fn sources(definition: &Definition, algorithms: &[Algorithm], machine: &GpuM
 pub fn compile(
     definition: &Definition,
     algorithms: &[Algorithm],
+    memory_limit: usize,
     ordinal: usize,
     (share, of): (usize, usize),
 ) -> Result<Compiled> {
     let device = Device::open(ordinal)?;
     let (machine, architecture) = (device.machine().clone(), device.architecture().to_string());
     drop(device);
-    let sources = sources(definition, algorithms, &machine);
+    let sources = sources(definition, algorithms, memory_limit, &machine);
     let cache = Cache::of_user();
     let mut done = Compiled { all: sources.len(), ..Compiled::default() };
     for source in sources.iter().skip(share).step_by(of.max(1)) {
@@ -88,7 +106,7 @@ mod tests {
             cache: Vec::new(),
         };
         let definition = Definition::from_argument("2,8,8,4; 6,8,8,1; 2,8,8,4", &sweep).unwrap();
-        let of = |algorithms: &[Algorithm]| sources(&definition, algorithms, &GpuMachine::h100());
+        let of = |algorithms: &[Algorithm]| sources(&definition, algorithms, 1 << 30, &GpuMachine::h100());
         let ours = of(&[Algorithm::Fused]);
         assert!(!ours.is_empty() && ours.iter().all(|source| !source.contains("permute.cuh")));
         // Two orders, two directions, two sizes of elements batch-first; batch-last rows of 1000 move 16 bytes at a time.
@@ -98,5 +116,28 @@ mod tests {
         assert_eq!((lanes.len(), rows.len()), (8, 4), "{permuted:#?}");
         assert_eq!(of(&[Algorithm::Fused, Algorithm::Bsr]).len(), ours.len() + permuted.len());
         assert!(of(&[Algorithm::Dense, Algorithm::Csr]).is_empty());
+        // `auto` measures the kernels of aligned arrays that `fused` runs, and others.
+        let auto = of(&[Algorithm::Auto]);
+        let (machine, mut tried) = (GpuMachine::h100(), 0);
+        for case in definition.cases.iter().filter(|case| !case.kind.dtype.is_complex()) {
+            let problem = GpuProblem {
+                pattern: case.problem.chain.patterns()[0],
+                dtype: case.kind.dtype,
+                precision: case.kind.precision(),
+                layout: case.problem.layout,
+                batch: case.problem.batch,
+                aligned: true,
+                bias: false,
+                activation: Activation::None,
+            };
+            assert!(auto.contains(&gpu::choose(&problem, &machine).unwrap().source()), "{problem:?}");
+            for way in gpu::promising(&problem, &machine, Some(1 << 30)) {
+                if let Choice::Kernel(plan) = way.choice {
+                    tried += 1;
+                    assert!(auto.contains(&plan.source()), "{plan}");
+                }
+            }
+        }
+        assert!(tried > ours.len() / 2, "{tried}");
     }
 }

@@ -296,7 +296,9 @@ fn method(body: &mut String, record: &Record) {
 /// An algorithm in a sentence.
 fn explain(algorithm: Algorithm) -> &'static str {
     match algorithm {
-        Algorithm::Auto => "the planner's choice among all of them",
+        Algorithm::Auto => {
+            "the planner's choice: on a CPU ours; on a GPU ours or a library's, whichever was faster when it was prepared"
+        }
         Algorithm::Fused => {
             "ours: tile by tile of the batch, no permutation through memory; on a CPU the whole chain at once"
         }

@@ -1,8 +1,9 @@
 //! The GPU engine: plan → source → module → launch, each a file. Which NVIDIA GPUs this machine has is asked of the driver
 //! at run time. Nothing of CUDA is needed to build, and without a driver everything else works.
 //!
-//! A [`Device`] is opened, an [`Operator`] packs a chain for it, and [`Operator::apply`] queues a multiplication on a [`Stream`].
+//! A [`Device`] is opened, an [`Operator`] packs a chain for it, picks a kernel or a library for each factor, and [`Operator::apply`] queues a multiplication on a [`Stream`].
 
+mod auto;
 pub mod cache;
 pub mod compile;
 mod device;
@@ -14,6 +15,7 @@ mod memory;
 pub mod multiplier;
 mod operator;
 pub mod source;
+mod step;
 mod stream;
 pub mod timing;
 pub mod vendor;

@@ -5,6 +5,7 @@ use std::fmt;
 use super::memory::Buffer;
 use super::operator::{self, Operator, Plans};
 use super::stream::Stream;
+use super::timing::Caches;
 use super::vendor::{self, Part, Vendor};
 use crate::plan::gpu::Precision;
 use crate::plan::{Activation, Algorithm, Layout};
@@ -25,6 +26,8 @@ pub struct Options {
     pub memory_limit: usize,
     /// Who picks the plans of this project's own kernels.
     pub plans: Plans,
+    /// What [`Algorithm::Auto`] is to be fast with; see [`Operator::tune`].
+    pub caches: Caches,
 }
 
 /// A chain with an algorithm, bound to a stream.
@@ -43,8 +46,8 @@ enum Engine<T: Scalar> {
 }
 
 impl<'s, T: Scalar> Multiplier<'s, T> {
-    /// Prepares everything: later launches allocate nothing and wait for nothing. A library's ways are tried on `x` and `y`,
-    /// which hold at least `batch` vectors; `y` is overwritten.
+    /// Prepares everything: later launches allocate nothing and wait for nothing. [`Algorithm::Auto`] is measured on `x` and `y`,
+    /// which hold at least `batch` vectors, and so are a library's ways; `y` is overwritten.
     ///
     /// Errors: as [`Operator::new`] and [`Vendor::prepare`].
     pub fn prepare(
@@ -55,15 +58,18 @@ impl<'s, T: Scalar> Multiplier<'s, T> {
         y: &mut Buffer<T>,
     ) -> Result<Multiplier<'s, T>> {
         let device = stream.device();
-        let Options { algorithm, precision, batch, layout, memory_limit, ref plans } = *options;
+        let Options { algorithm, precision, batch, layout, memory_limit, ref plans, caches } = *options;
         let ends = [chain.cols(), chain.rows()];
         let (engine, device_bytes) = match algorithm {
             Algorithm::Auto | Algorithm::Fused => {
                 let before = device.free_memory()?;
                 let (bias, activation, plans) = (None, Activation::None, plans.clone());
-                let options = operator::Options { bias, activation, algorithm, precision, plans };
+                let options = operator::Options { bias, activation, algorithm, precision, plans, memory_limit };
                 let operator = Operator::new(device, chain, options)?;
-                operator.prepare(batch, layout)?;
+                match algorithm {
+                    Algorithm::Auto => operator.tune(batch, layout, caches, x, y)?,
+                    _ => operator.prepare(batch, layout)?,
+                }
                 (Engine::Ours(operator), before.saturating_sub(device.free_memory()?) as usize)
             }
             library => {
@@ -101,8 +107,8 @@ impl<'s, T: Scalar> Multiplier<'s, T> {
         match &self.engine {
             Engine::Library(vendor) => vendor.launch_part(part, x, y, self.stream),
             Engine::Ours(_) => Err(Error::Unsupported {
-                what: "a part of a fused kernel".into(),
-                why: "it permutes nothing in memory".into(),
+                what: "a part of auto or fused".into(),
+                why: "only permute-bmm by itself is timed in parts".into(),
             }),
         }
     }
@@ -119,10 +125,7 @@ impl<T: Scalar> fmt::Display for Multiplier<'_, T> {
         match &self.engine {
             Engine::Library(vendor) => vendor.fmt(f),
             Engine::Ours(operator) => {
-                let text = operator.explain(self.batch, self.layout).unwrap_or_else(|error| error.to_string());
-                // One paragraph per factor; what is estimated is not what is measured.
-                let steps = text.lines().skip(1).map(|line| line.split("; estimated").next().unwrap_or(line));
-                f.write_str(&steps.collect::<Vec<_>>().join(" | "))
+                f.write_str(&operator.summary(self.batch, self.layout).unwrap_or_else(|error| error.to_string()))
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use super::device::Device;
-use super::launch::{Args, Launch};
 use super::memory::Buffer;
+use super::step::{Part, Step};
 use super::stream::{Event, Stream};
+use super::vendor::Session;
 use crate::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, Precision, Rejected};
 use crate::plan::{Activation, Algorithm};
 use crate::{Chain, ChainPattern, DType, Error, Layout, Result, Scalar};
@@ -58,12 +59,17 @@ pub struct Options<T> {
     pub bias: Option<Vec<T>>,
     /// Applied after the bias.
     pub activation: Activation,
-    /// [`Algorithm::Auto`] or [`Algorithm::Fused`]: this project's kernels.
+    /// [`Algorithm::Auto`]: for each factor the kernel or library algorithm with the least estimated time, or dense for all
+    /// factors together; see also [`Operator::tune`]. [`Algorithm::Fused`]: this project's kernels only. Others of
+    /// [`Algorithm::on_gpu`]: that algorithm of the libraries.
     pub algorithm: Algorithm,
     /// How `f32` is multiplied.
     pub precision: Precision,
-    /// Who picks the plans.
+    /// Who picks the plans of this project's kernels; with anything but [`Plans::Best`], [`Algorithm::Auto`] is
+    /// [`Algorithm::Fused`].
     pub plans: Plans,
+    /// Bytes of weights, as the algorithm stores them, above which a library's algorithm is refused, or not considered.
+    pub memory_limit: usize,
 }
 
 impl<T> Default for Options<T> {
@@ -74,6 +80,7 @@ impl<T> Default for Options<T> {
             algorithm: Algorithm::Auto,
             precision: Precision::Full,
             plans: Plans::Best,
+            memory_limit: 4 << 30,
         }
     }
 }
@@ -81,48 +88,66 @@ impl<T> Default for Options<T> {
 /// A chain made ready for multiplication on one GPU; element types `f16`, `bf16`, `f32` and `f64`.
 ///
 /// [`Operator::prepare`] plans, compiles, packs and uploads for one number of vectors and one layout; later calls with the
-/// same ones only launch. One operator works for one stream at a time: chains of several factors keep their hidden vectors
-/// in memory of the operator.
+/// same ones only launch. [`Operator::tune`] does it by measuring. One operator works for one stream at a time: chains of
+/// several factors keep their hidden vectors in memory of the operator, and libraries have working memory there.
 pub struct Operator<T: Scalar> {
-    device: Device,
-    chain: Chain<T>,
-    bias: Option<Buffer<T>>,
-    activation: Activation,
-    precision: Precision,
-    plans: Plans,
+    pub(super) device: Device,
+    pub(super) chain: Chain<T>,
+    pub(super) bias: Option<Bias<T>>,
+    pub(super) activation: Activation,
+    pub(super) algorithm: Algorithm,
+    pub(super) precision: Precision,
+    pub(super) plans: Plans,
+    pub(super) memory_limit: usize,
     prepared: RwLock<HashMap<Key, Arc<Prepared<T>>>>,
     shared: Mutex<Shared<T>>,
     /// The stream that [`Operator::apply`] used last, and the end of its work there.
     last: Mutex<Option<(usize, Event)>>,
+    /// Opening a library takes milliseconds, and ways are tried one after the other.
+    _session: Session,
+}
+
+const _: () = {
+    const fn may_be_shared<O: Send + Sync>() {}
+    may_be_shared::<Operator<f32>>();
+};
+
+/// A bias where the libraries' preparation reads it, and where kernels do.
+pub(super) struct Bias<T> {
+    pub(super) host: Vec<T>,
+    device: Buffer<T>,
 }
 
 /// What the plans of a multiplication depend on, beside what the operator fixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    n: usize,
-    layout: Layout,
-    aligned: bool,
+pub(super) struct Key {
+    pub(super) n: usize,
+    pub(super) layout: Layout,
+    pub(super) aligned: bool,
 }
 
 /// One multiplication, ready to be launched.
-struct Prepared<T> {
+pub(super) struct Prepared<T> {
     /// In the order in which they are applied: the right-most factor first.
-    steps: Vec<Step<T>>,
-    hidden: [Arc<Buffer<T>>; 2],
+    pub(super) steps: Vec<Step<T>>,
+    pub(super) hidden: [Arc<Buffer<T>>; 2],
 }
 
-struct Step<T> {
-    plan: GpuPlan,
-    weights: Arc<Buffer<T>>,
-    launch: Launch,
+impl<T: Scalar> Prepared<T> {
+    /// Whether launches must not overlap, since they share memory of the operator.
+    fn is_exclusive(&self) -> bool {
+        self.steps.len() > 1 || self.steps.iter().any(|step| step.way.is_exclusive())
+    }
 }
 
 /// What prepared multiplications share.
-struct Shared<T> {
+pub(super) struct Shared<T> {
     /// Packed weights by factor and order.
-    weights: HashMap<(usize, String), Arc<Buffer<T>>>,
+    pub(super) weights: HashMap<(usize, String), Arc<Buffer<T>>>,
     /// The largest hidden vectors so far.
     hidden: [Arc<Buffer<T>>; 2],
+    /// What was replaced; graphs may still name its memory.
+    replaced: Vec<Arc<Prepared<T>>>,
 }
 
 impl<T: Scalar> Operator<T> {
@@ -131,17 +156,18 @@ impl<T: Scalar> Operator<T> {
     /// Errors: a complex element type, an algorithm that the GPU engine does not have, a bias of another length than the
     /// rows, no device memory.
     pub fn new(device: &Device, chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
-        let Options { bias, activation, algorithm, precision, plans } = options;
+        let Options { bias, activation, algorithm, precision, plans, memory_limit } = options;
         if T::DTYPE.is_complex() {
             return Err(Error::Unsupported {
                 what: format!("multiplying in {} on a GPU", T::DTYPE),
                 why: "the GPU engine multiplies f16, bf16, f32 and f64; complex chains run on the CPU".into(),
             });
         }
-        if !matches!(algorithm, Algorithm::Auto | Algorithm::Fused) {
+        if algorithm != Algorithm::Auto && !Algorithm::on_gpu().contains(&algorithm) {
+            let all = Algorithm::on_gpu().map(Algorithm::name).join(", ");
             return Err(Error::Unsupported {
                 what: format!("the algorithm {algorithm} on a GPU"),
-                why: "this operator has auto and fused: its own kernels".into(),
+                why: format!("there are auto, {all}"),
             });
         }
         if let Some(bias) = &bias
@@ -153,13 +179,19 @@ impl<T: Scalar> Operator<T> {
         Ok(Operator {
             device: device.clone(),
             chain: chain.clone(),
-            bias: bias.map(|bias| Buffer::from_slice(device, &bias)).transpose()?,
+            bias: match bias {
+                Some(host) => Some(Bias { device: Buffer::from_slice(device, &host)?, host }),
+                None => None,
+            },
             activation,
+            algorithm,
             precision,
             plans,
+            memory_limit,
             prepared: RwLock::default(),
-            shared: Mutex::new(Shared { weights: HashMap::new(), hidden: [none.clone(), none] }),
+            shared: Mutex::new(Shared { weights: HashMap::new(), hidden: [none.clone(), none], replaced: Vec::new() }),
             last: Mutex::new(None),
+            _session: Session::new(device),
         })
     }
 
@@ -181,7 +213,8 @@ impl<T: Scalar> Operator<T> {
     }
 
     /// Plans, compiles, packs, uploads and allocates whatever multiplying `n` vectors in `layout` needs, whether or not
-    /// `X` and `Y` will be aligned to 16 bytes. A second call does nothing. Not possible while a stream is captured.
+    /// `X` and `Y` will be aligned to 16 bytes: so the working memory of libraries is there twice. A second call does nothing.
+    /// Not possible while a stream is captured.
     pub fn prepare(&self, n: usize, layout: Layout) -> Result<()> {
         if n > 0 {
             for aligned in [true, false] {
@@ -197,29 +230,25 @@ impl<T: Scalar> Operator<T> {
         self.check("X (n · columns of the chain)", self.cols(), n, x.len())?;
         self.check("Y (n · rows of the chain)", self.rows(), n, y.len())?;
         for (what, device) in [("X", x.device()), ("Y", y.device()), ("the stream", stream.device())] {
-            if *device != self.device {
-                return Err(Error::Mismatch {
-                    what: "an operator multiplies on its own GPU",
-                    left: format!("{what} on {device:?}"),
-                    right: format!("the operator on {:?}", self.device),
-                });
-            }
+            self.check_device(what, device)?;
         }
         if n == 0 {
             return Ok(());
         }
-        if self.chain.factors().len() == 1 {
+        let aligned = (x.pointer() | y.pointer()).is_multiple_of(16);
+        let prepared = self.prepared(Key { n, layout, aligned })?;
+        if !prepared.is_exclusive() {
             // SAFETY: lengths and devices are checked; the driver frees memory only after the work that uses it, and
             // copies of `Buffer` wait for the GPU.
-            return unsafe { self.launch(x.pointer(), y.pointer(), n, layout, stream) };
+            return unsafe { self.queue(&prepared, x.pointer(), y.pointer(), n, stream) };
         }
         let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let name = stream.raw() as usize;
         if let Some((_, event)) = last.as_ref().filter(|(used, _)| *used != name) {
             stream.wait(event)?;
         }
-        // SAFETY: as above; and the hidden vectors are free, since the stream waits for whoever used them last.
-        unsafe { self.launch(x.pointer(), y.pointer(), n, layout, stream) }?;
+        // SAFETY: as above; and the operator's memory is free, since the stream waits for whoever used it last.
+        unsafe { self.queue(&prepared, x.pointer(), y.pointer(), n, stream) }?;
         let event = match last.take() {
             Some((_, event)) => event,
             None => Event::new(&self.device)?,
@@ -241,21 +270,35 @@ impl<T: Scalar> Operator<T> {
         if n == 0 {
             return Ok(());
         }
-        let key = Key { n, layout, aligned: (x | y).is_multiple_of(16) };
-        let prepared = self.prepared(key)?;
+        let prepared = self.prepared(Key { n, layout, aligned: (x | y).is_multiple_of(16) })?;
+        // SAFETY: the caller's word; it was prepared for arrays that are aligned like these.
+        unsafe { self.queue(&prepared, x, y, n, stream) }
+    }
+
+    /// Queues all steps.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Operator::launch`], for what was prepared for `n` vectors and arrays aligned like these.
+    pub(super) unsafe fn queue(&self, prepared: &Prepared<T>, x: u64, y: u64, n: usize, stream: &Stream) -> Result<()> {
         self.device.bind()?;
         let end = prepared.steps.len() - 1;
         let mut input = x;
         for (at, step) in prepared.steps.iter().enumerate() {
             let output = if at == end { y } else { prepared.hidden[at % 2].pointer() };
-            let bias = self.bias.as_ref().filter(|_| at == end).map_or(0, Buffer::pointer);
-            let args = Args { x: input, w: step.weights.pointer(), bias, y: output, n: n as i64 };
+            // The last step is the left-most factor, or all.
+            let bias = if at == end { self.bias_at(0) } else { 0 };
             // SAFETY: the context is current; the caller answers for `x`, `y` and the stream; weights, bias and hidden
-            // vectors were made for this plan and number of vectors, and are kept by the operator.
-            unsafe { step.launch.run(&args, stream.raw()) }?;
+            // vectors were made for this step and number of vectors, and are kept by the operator.
+            unsafe { step.way.run(input, output, bias, n, stream) }?;
             input = output;
         }
         Ok(())
+    }
+
+    /// The address of the bias that factor `at` adds, or 0.
+    pub(super) fn bias_at(&self, at: usize) -> u64 {
+        self.bias.as_ref().filter(|_| at == 0).map_or(0, |bias| bias.device.pointer())
     }
 
     /// Copies `x` to the GPU, multiplies, and copies the result back: for tests and small work.
@@ -267,7 +310,8 @@ impl<T: Scalar> Operator<T> {
         y.to_vec()
     }
 
-    /// What is done for `n` vectors in `layout`, in words: one paragraph per factor, in the order of application.
+    /// What is done for `n` vectors in `layout`, in words: one paragraph per factor, in the order of application, with what
+    /// was estimated or measured of the ways that were not taken; or one paragraph for all factors together.
     pub fn explain(&self, n: usize, layout: Layout) -> Result<String> {
         if n == 0 {
             return Ok("nothing: there are no vectors".into());
@@ -275,24 +319,36 @@ impl<T: Scalar> Operator<T> {
         let prepared = self.prepared(Key { n, layout, aligned: true })?;
         let mut text = format!(
             "{} factors, {} {layout}, n = {n}, on {} ({})",
-            prepared.steps.len(),
+            self.chain.factors().len(),
             T::DTYPE,
             self.device.name(),
             self.device.architecture()
         );
-        for step in &prepared.steps {
-            let plan = &step.plan;
-            let _ = write!(
-                text,
-                "\n{} by {plan}; {} blocks, clusters of {}, {}; estimated {:.2} µs",
-                plan.problem().pattern,
-                plan.grid(n),
-                plan.cluster(),
-                step.launch.resources(),
-                plan.seconds(self.device.machine()) * 1e6
-            );
+        for Step { what, way, why } in &prepared.steps {
+            let _ = write!(text, "\n{what} by {way}; {why}");
         }
         Ok(text)
+    }
+
+    /// The steps alone, on one line.
+    pub(super) fn summary(&self, n: usize, layout: Layout) -> Result<String> {
+        if n == 0 {
+            return Ok("nothing".into());
+        }
+        let prepared = self.prepared(Key { n, layout, aligned: true })?;
+        let steps = prepared.steps.iter().map(|Step { what, way, .. }| format!("{what} by {way}"));
+        Ok(steps.collect::<Vec<_>>().join(" | "))
+    }
+
+    pub(super) fn check_device(&self, what: &str, device: &Device) -> Result<()> {
+        if *device == self.device {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            what: "an operator multiplies on its own GPU",
+            left: format!("{what} on {device:?}"),
+            right: format!("the operator on {:?}", self.device),
+        })
     }
 
     fn check(&self, what: &'static str, features: usize, n: usize, found: usize) -> Result<()> {
@@ -307,7 +363,7 @@ impl<T: Scalar> Operator<T> {
             return Ok(found.clone());
         }
         // One at a time: what two calls need is often the same.
-        let mut shared = self.shared.lock().unwrap_or_else(|p| p.into_inner());
+        let mut shared = self.shared();
         if let Some(found) = self.prepared.read().unwrap_or_else(|p| p.into_inner()).get(&key) {
             return Ok(found.clone());
         }
@@ -316,36 +372,44 @@ impl<T: Scalar> Operator<T> {
         Ok(made)
     }
 
+    pub(super) fn shared(&self) -> MutexGuard<'_, Shared<T>> {
+        self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Puts `prepared` in the place of what is there, which is kept: graphs may name it.
+    pub(super) fn replace(&self, key: Key, prepared: Arc<Prepared<T>>, shared: &mut Shared<T>) {
+        let old = self.prepared.write().unwrap_or_else(|p| p.into_inner()).insert(key, prepared);
+        shared.replaced.extend(old);
+        // Those of kernels that were tried and not taken.
+        shared.weights.retain(|_, weights| Arc::strong_count(weights) > 1);
+    }
+
     fn make(&self, key: Key, shared: &mut Shared<T>) -> Result<Prepared<T>> {
-        let Key { n, layout, aligned } = key;
+        let steps = match self.algorithm {
+            _ if self.picks() => self.by_estimate(key, shared)?,
+            Algorithm::Auto | Algorithm::Fused => {
+                (0..self.chain.factors().len()).rev().map(|at| self.planned(at, key, shared)).collect::<Result<_>>()?
+            }
+            algorithm => {
+                // SAFETY: nothing is tried at an address.
+                let way = unsafe { self.library(Part::Whole, algorithm, key, None) }?;
+                vec![Step { what: self.name(Part::Whole), way, why: "as was asked".into() }]
+            }
+        };
+        let hidden = if steps.len() > 1 { self.hidden(key.n, shared)? } else { shared.hidden.clone() };
+        Ok(Prepared { steps, hidden })
+    }
+
+    /// A factor by the kernel that [`Options::plans`] picks.
+    fn planned(&self, at: usize, key: Key, shared: &mut Shared<T>) -> Result<Step<T>> {
+        let plan = self.plans.pick(&self.problem(Part::Factor(at), key)?, self.device.machine())?;
+        let why = format!("estimated {:.2} µs", plan.seconds(self.device.machine()) * 1e6);
+        Ok(Step { what: self.name(Part::Factor(at)), way: self.kernel(at, plan, key, shared)?, why })
+    }
+
+    /// Memory for the hidden vectors of the chain; step `k` writes number `k mod 2`.
+    pub(super) fn hidden(&self, n: usize, shared: &mut Shared<T>) -> Result<[Arc<Buffer<T>>; 2]> {
         let factors = self.chain.factors();
-        let mut steps = Vec::with_capacity(factors.len());
-        for (at, factor) in factors.iter().enumerate().rev() {
-            let (first, last) = (at == factors.len() - 1, at == 0);
-            let problem = GpuProblem {
-                pattern: factor.pattern(),
-                dtype: T::DTYPE,
-                precision: self.precision,
-                layout,
-                batch: n,
-                // Hidden vectors start where an allocation starts.
-                aligned: aligned || !(first || last),
-                bias: last && self.bias.is_some(),
-                activation: if last { self.activation } else { Activation::None },
-            };
-            let plan = self.plans.pick(&problem, self.device.machine())?;
-            let weights = match shared.weights.get(&(at, plan.packing())) {
-                Some(weights) => weights.clone(),
-                None => {
-                    let weights = Arc::new(Buffer::from_slice(&self.device, &plan.pack(factor.weights())?)?);
-                    shared.weights.insert((at, plan.packing()), weights.clone());
-                    weights
-                }
-            };
-            let launch = Launch::new(&self.device, &plan, n)?;
-            steps.push(Step { plan, weights, launch });
-        }
-        // Step k writes hidden vector k mod 2.
         for (slot, hidden) in shared.hidden.iter_mut().enumerate() {
             let writers = factors.iter().rev().take(factors.len() - 1).skip(slot).step_by(2);
             let features = writers.map(|factor| factor.pattern().rows()).max().unwrap_or(0);
@@ -359,7 +423,7 @@ impl<T: Scalar> Operator<T> {
                 *hidden = Arc::new(Buffer::alloc(&self.device, len)?);
             }
         }
-        Ok(Prepared { steps, hidden: shared.hidden.clone() })
+        Ok(shared.hidden.clone())
     }
 }
 

@@ -11,6 +11,16 @@ use super::vendor::Peak;
 use crate::plan::gpu::Precision;
 use crate::{Error, Result, Scalar};
 
+/// What the second-level cache holds when a multiplication begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Caches {
+    /// What the same multiplication left there before: as in a loop over a small problem.
+    #[default]
+    Warm,
+    /// Something else.
+    Cold,
+}
+
 /// A buffer larger than the second-level cache. Overwriting it leaves nothing else in there.
 #[derive(Debug)]
 pub struct Flusher {

@@ -4,6 +4,7 @@
 //! A [`Vendor`] is prepared for one number of vectors and one layout: weights packed and uploaded, handles opened, working
 //! memory allocated, ways tried. [`Vendor::launch`] allocates nothing and waits for nothing, so a graph can capture it.
 
+mod finish;
 mod gemm;
 mod handles;
 mod lt;
@@ -20,15 +21,14 @@ use cudarc::driver::sys::CUstream;
 
 pub use self::handles::Session;
 pub use self::permute_bmm::Part;
+pub(super) use self::trial::Trial;
 
+use self::finish::Finish;
 use self::gemm::{Gemm, Shared};
 use self::numbers::Numbers;
 use self::permute_bmm::PermuteBmm;
-use self::small::Small;
 use self::sparse::Sparse;
-use self::trial::Trial;
 use super::device::Device;
-use super::launch::Args;
 use super::memory::Buffer;
 use super::stream::Stream;
 use crate::plan::gpu::Precision;
@@ -94,13 +94,6 @@ enum Step<T> {
     Sparse(Sparse<T>),
 }
 
-/// Bias and activation, in a pass of their own.
-struct Finish<T> {
-    kernel: Small,
-    bias: Option<Buffer<T>>,
-    grid: u32,
-}
-
 impl<T: Scalar> Vendor<T> {
     /// Prepares everything. With `trial`, arrays of at least `batch · cols` and `batch · rows` elements on a stream, the ways
     /// that the libraries offer are timed and the fastest is taken; the output is overwritten, the input only read.
@@ -112,6 +105,26 @@ impl<T: Scalar> Vendor<T> {
         chain: &Chain<T>,
         options: &Options<'_, T>,
         trial: Option<(&Buffer<T>, &mut Buffer<T>, &Stream)>,
+    ) -> Result<Vendor<T>> {
+        if let Some((x, y, _)) = &trial {
+            check_len("the trial's X (n · columns of the chain)", options.batch, chain.cols(), x.len())?;
+            check_len("the trial's Y (n · rows of the chain)", options.batch, chain.rows(), y.len())?;
+        }
+        let trial = trial.map(|(x, y, stream)| Trial { x: x.pointer(), y: y.pointer(), stream });
+        // SAFETY: the arrays are large enough and borrowed until this returns; freeing them waits for the GPU.
+        unsafe { Vendor::prepare_at(device, chain, options, trial) }
+    }
+
+    /// [`Vendor::prepare`] with device addresses to try on.
+    ///
+    /// # Safety
+    ///
+    /// Those of `batch · cols` and `batch · rows` elements on `device`, as the stream is, which nobody else uses meanwhile.
+    pub(super) unsafe fn prepare_at(
+        device: &Device,
+        chain: &Chain<T>,
+        options: &Options<'_, T>,
+        trial: Option<Trial<'_>>,
     ) -> Result<Vendor<T>> {
         let Options { algorithm, batch, layout, bias, activation, aligned, memory_limit, precision } = *options;
         let (rows, cols) = (chain.rows(), chain.cols());
@@ -134,12 +147,8 @@ impl<T: Scalar> Vendor<T> {
         {
             return Err(Error::Length { what: "bias (rows of the chain)", expected: rows, found: bias.len() });
         }
-        if let Some((x, y, _)) = &trial {
-            check_len("the trial's X (n · columns of the chain)", batch, cols, x.len())?;
-            check_len("the trial's Y (n · rows of the chain)", batch, rows, y.len())?;
-        }
         device.bind()?;
-        let trial = trial.filter(|_| batch > 0).map(|(x, y, stream)| (x.pointer(), y.pointer(), stream));
+        let trial = trial.filter(|_| batch > 0);
         let shared = Arc::new(Shared::new(device, numbers, aligned)?);
         let mut this = Vendor {
             device: device.clone(),
@@ -156,7 +165,6 @@ impl<T: Scalar> Vendor<T> {
             return Ok(this);
         }
         if algorithm == Algorithm::Dense {
-            let trial = trial.map(|(x, y, stream)| Trial { x, y, stream });
             let matrix = chain.to_dense();
             let product = Product::dense(rows, cols, batch, layout)?;
             this.steps.push(Step::Product(Gemm::new(&shared, product, matrix.as_slice(), trial.as_ref())?));
@@ -166,9 +174,9 @@ impl<T: Scalar> Vendor<T> {
             let buffers = (factors.len() - 1).min(2);
             this.hidden = (0..buffers).map(|_| Buffer::alloc(device, batch * widest)).collect::<Result<_>>()?;
             for (at, factor) in factors.iter().enumerate() {
-                let trial = trial.map(|(x, y, stream)| {
-                    let (x, y) = this.ends(at, factors.len(), x, y);
-                    Trial { x, y, stream }
+                let trial = trial.as_ref().map(|trial| {
+                    let (x, y) = this.ends(at, factors.len(), trial.x, trial.y);
+                    Trial { x, y, stream: trial.stream }
                 });
                 let trial = trial.as_ref();
                 this.steps.push(match algorithm {
@@ -271,49 +279,6 @@ impl<T: Scalar> Vendor<T> {
         };
         let hidden: usize = self.hidden.iter().map(|buffer| buffer.len() * size_of::<T>()).sum();
         self.steps.iter().map(step).sum::<usize>() + hidden + self.workspace_bytes
-    }
-}
-
-impl<T: Scalar> Finish<T> {
-    const THREADS: usize = 256;
-    const TURNS: usize = 8;
-
-    fn new(
-        device: &Device,
-        batch: usize,
-        rows: usize,
-        layout: Layout,
-        bias: Option<&[T]>,
-        activation: Activation,
-    ) -> Result<Finish<T>> {
-        let blocks = (batch * rows).div_ceil(Self::THREADS * Self::TURNS);
-        let grid = u32::try_from(blocks).ok().filter(|&blocks| blocks < 1 << 31).ok_or_else(|| Error::Unsupported {
-            what: format!("bias and activation of {batch} · {rows} outputs"),
-            why: "its grid would have 2^31 blocks or more".into(),
-        })?;
-        let source = Self::source(rows, layout, bias.is_some(), activation);
-        let kernel = Small::load(device, &source, Self::THREADS, 0)?;
-        Ok(Finish { kernel, bias: bias.map(|bias| Buffer::from_slice(device, bias)).transpose()?, grid })
-    }
-
-    fn source(rows: usize, layout: Layout, bias: bool, activation: Activation) -> String {
-        format!(
-            "#include \"finish.cuh\"\nKS_KERNEL({threads}) kronsparse(KS_PARAMETER ks::Args args) {{ \
-             ks::finish_in_place<ks::{element}, ks::Layout::{layout:?}, {rows}, {bias}, ks::Activation::{activation:?}, \
-             {turns}, {threads}>(args); }}\n",
-            threads = Self::THREADS,
-            turns = Self::TURNS,
-            element = element(T::DTYPE),
-        )
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Vendor::launch_raw`].
-    unsafe fn launch(&self, batch: usize, y: u64, stream: CUstream) -> Result<()> {
-        let bias = self.bias.as_ref().map_or(0, Buffer::pointer);
-        // SAFETY: the caller's word; the bias has one number per row.
-        unsafe { self.kernel.run(self.grid, &Args { x: 0, w: 0, bias, y, n: batch as i64 }, stream) }
     }
 }
 

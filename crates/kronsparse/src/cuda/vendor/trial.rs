@@ -6,10 +6,11 @@ use crate::cuda::stream::{Event, Stream};
 
 /// Arrays on which ways may be tried: as large as the operator's input and output, whatever they hold. The output is
 /// overwritten.
-pub(super) struct Trial<'a> {
-    pub(super) x: u64,
-    pub(super) y: u64,
-    pub(super) stream: &'a Stream,
+#[derive(Clone, Copy)]
+pub(in crate::cuda) struct Trial<'a> {
+    pub(in crate::cuda) x: u64,
+    pub(in crate::cuda) y: u64,
+    pub(in crate::cuda) stream: &'a Stream,
 }
 
 /// Seconds of GPU time that the timed calls of one way may take, about.

@@ -1,0 +1,314 @@
+//! How `auto` picks among kernels and libraries: by estimates, or by measuring the ways whose estimates are close.
+
+use std::sync::Arc;
+
+use super::libraries::{self, Library};
+use super::memory::Buffer;
+use super::operator::{Key, Operator, Prepared, Shared};
+use super::step::{Part, Step, Way};
+use super::stream::Stream;
+use super::timing::{self, Caches, Flusher};
+use super::vendor::Trial;
+use crate::plan::gpu::{Choice, GpuMachine, Ranked, WITHIN, libraries as estimates, promising, ranked};
+use crate::plan::{Algorithm, Layout};
+use crate::{Error, Result, Scalar};
+
+/// A measurement begins with so many launches, and goes on with so many if they were not much slower than the best before.
+const LAUNCHES: [usize; 2] = [2, 7];
+/// What much slower is.
+const SLOWER: f64 = 1.5;
+/// With warm caches a launch is timed within a graph of about so many seconds.
+const GRAPH: f64 = 100e-6;
+
+impl<T: Scalar> Operator<T> {
+    /// [`Operator::prepare`] that measures: where this operator picks its ways itself ([`Algorithm::Auto`] with
+    /// [`Plans::Best`](super::Plans::Best)), the kernels and library algorithms with the best estimates are run on `x` and `y`
+    /// for each factor, and the fastest is kept for later multiplications of `n` vectors in `layout` on arrays aligned to
+    /// 16 bytes. `y` is overwritten; both may be longer than needed. Waits for the GPU; takes the time of compiling and
+    /// running about six ways per factor. Numbers in `x` should be like those that will come: a GPU multiplies zeros faster.
+    ///
+    /// Errors: as [`Operator::prepare`]; [`Error::Length`] for arrays that are too short.
+    pub fn tune(&self, n: usize, layout: Layout, caches: Caches, x: &Buffer<T>, y: &mut Buffer<T>) -> Result<()> {
+        for (what, features, found) in [
+            ("X (n · columns of the chain)", self.cols(), x.len()),
+            ("Y (n · rows of the chain)", self.rows(), y.len()),
+        ] {
+            let expected = n.saturating_mul(features);
+            if found < expected {
+                return Err(Error::Length { what, expected, found });
+            }
+        }
+        self.check_device("X", x.device())?;
+        self.check_device("Y", y.device())?;
+        if n == 0 || !self.picks() {
+            return self.prepare(n, layout);
+        }
+        let key = Key { n, layout, aligned: (x.pointer() | y.pointer()).is_multiple_of(16) };
+        let mut shared = self.shared();
+        // Whatever uses the arrays or this operator's memory is done before anything is measured.
+        self.device.synchronize()?;
+        let mut clock = Clock::new(self, caches)?;
+        // SAFETY: the lengths are checked; the arrays are borrowed until all work is done.
+        let prepared = unsafe { self.by_measurement(key, (x.pointer(), y.pointer()), &mut clock, &mut shared) };
+        self.device.synchronize()?;
+        self.replace(key, Arc::new(prepared?), &mut shared);
+        Ok(())
+    }
+
+    /// Whether kernels and libraries are compared at all.
+    pub(super) fn picks(&self) -> bool {
+        self.algorithm == Algorithm::Auto && matches!(self.plans, super::Plans::Best)
+    }
+
+    /// Bytes of weights that a library's algorithm may have, or why there are no libraries.
+    fn libraries(&self) -> std::result::Result<usize, &'static str> {
+        libraries::find(Library::Cublas).map(|_| self.memory_limit)
+    }
+
+    /// The whole chain as one dense product, where that is not the same as its one factor.
+    fn whole(&self, key: Key, limit: Option<usize>) -> Result<Option<Ranked>> {
+        let (Some(limit), true) = (limit, self.chain.factors().len() > 1) else { return Ok(None) };
+        let (problem, machine) = (self.problem(Part::Whole, key)?, self.device.machine());
+        let seconds = estimates::seconds(Algorithm::Dense, &problem, machine, limit);
+        Ok(seconds.map(|seconds| Ranked { choice: Choice::Library(Algorithm::Dense), seconds }))
+    }
+
+    /// The steps with the least estimates. A library that fails is passed over.
+    pub(super) fn by_estimate(&self, key: Key, shared: &mut Shared<T>) -> Result<Vec<Step<T>>> {
+        let found = self.libraries();
+        let limit = found.ok();
+        let mut all = Vec::new();
+        for at in (0..self.chain.factors().len()).rev() {
+            let ways = self.ways(at, key, limit, ranked)?;
+            all.push((at, ways));
+        }
+        let least: f64 = all.iter().map(|(_, ways)| ways[0].seconds).sum();
+        let mut left_out: Vec<String> = found.err().map(|why| format!("libraries: {why}")).into_iter().collect();
+        if let Some(dense) = self.whole(key, limit)?.filter(|dense| dense.seconds < least) {
+            // SAFETY: nothing is tried at an address.
+            match unsafe { self.way(Part::Whole, &dense, key, None, shared) } {
+                Ok(way) => {
+                    let why = format!(
+                        "estimated {:.2} µs; factor by factor {:.2} µs{}",
+                        dense.seconds * 1e6,
+                        least * 1e6,
+                        without(&left_out)
+                    );
+                    return Ok(vec![Step { what: self.name(Part::Whole), way, why }]);
+                }
+                Err(error) => left_out.push(format!("dense of the chain: {error}")),
+            }
+        }
+        let mut steps = Vec::new();
+        for (at, ways) in all {
+            let mut left_out = left_out.clone();
+            let mut picked = None;
+            for (rank, ranked) in ways.iter().enumerate() {
+                // SAFETY: as above.
+                match (unsafe { self.way(Part::Factor(at), ranked, key, None, shared) }, &ranked.choice) {
+                    (Ok(way), _) => {
+                        picked = Some((rank, way));
+                        break;
+                    }
+                    (Err(error), Choice::Library(_)) => left_out.push(format!("{}: {error}", ranked.name())),
+                    // What is wrong with a kernel must be seen.
+                    (Err(error), Choice::Kernel(_)) => return Err(error),
+                }
+            }
+            let Some((rank, way)) = picked else { return Err(self.nothing(at, &left_out)) };
+            let others: Vec<String> =
+                ways.iter().enumerate().filter(|(at, _)| *at != rank).map(|(_, way)| way.to_string()).collect();
+            let why = format!(
+                "estimated {:.2} µs; others {}{}",
+                ways[rank].seconds * 1e6,
+                listed(&others),
+                without(&left_out)
+            );
+            steps.push(Step { what: self.name(Part::Factor(at)), way, why });
+        }
+        Ok(steps)
+    }
+
+    /// The fastest steps of those that are worth a measurement.
+    ///
+    /// # Safety
+    ///
+    /// The addresses are those of `n · cols` and `n · rows` elements that nobody else uses.
+    unsafe fn by_measurement(
+        &self,
+        key: Key,
+        (x, y): (u64, u64),
+        clock: &mut Clock,
+        shared: &mut Shared<T>,
+    ) -> Result<Prepared<T>> {
+        let found = self.libraries();
+        let limit = found.ok();
+        let hidden = self.hidden(key.n, shared)?;
+        let missing: Vec<String> = found.err().map(|why| format!("libraries: {why}")).into_iter().collect();
+        let (mut steps, mut least, mut seconds) = (Vec::new(), 0.0, 0.0);
+        let factors = self.chain.factors().len();
+        for (step, at) in (0..factors).rev().enumerate() {
+            let from = if step == 0 { x } else { hidden[(step - 1) % 2].pointer() };
+            let to = if step + 1 == factors { y } else { hidden[step % 2].pointer() };
+            let ways = self.ways(at, key, limit, promising)?;
+            least += ways[0].seconds;
+            let mut best: Option<(f64, f64, Way<T>)> = None;
+            let (mut others, mut left_out) = (Vec::new(), missing.clone());
+            for ranked in &ways {
+                let before = best.as_ref().map_or(f64::INFINITY, |best| best.0);
+                // SAFETY: hidden vectors are as large as the factors need; the ends are the caller's word.
+                match unsafe { self.timed(Part::Factor(at), ranked, key, (from, to), before, clock, shared) } {
+                    Ok((measured, way)) => {
+                        let other = if measured < before {
+                            best.replace((measured, ranked.seconds, way)).map(|(seconds, _, way)| (seconds, way))
+                        } else {
+                            Some((measured, way))
+                        };
+                        others.extend(other.map(|(seconds, way)| format!("{} {:.2} µs", short(&way), seconds * 1e6)));
+                    }
+                    Err(error) => left_out.push(format!("{}: {error}", ranked.name())),
+                }
+            }
+            let Some((measured, estimate, way)) = best else { return Err(self.nothing(at, &left_out)) };
+            // The next factor reads what the fastest wrote, not what the last one left.
+            // SAFETY: as above.
+            unsafe { way.run(from, to, self.bias_at(at), key.n, &clock.stream) }?;
+            seconds += measured;
+            let why = format!(
+                "measured {:.2} µs, estimated {:.2} µs; others {}{}",
+                measured * 1e6,
+                estimate * 1e6,
+                listed(&others),
+                without(&left_out)
+            );
+            steps.push(Step { what: self.name(Part::Factor(at)), way, why });
+        }
+        if let Some(dense) = self.whole(key, limit)?.filter(|dense| dense.seconds <= WITHIN * least) {
+            // A chain's steps follow each other: together they are measured like the one that would replace them.
+            let prepared = Prepared { steps, hidden };
+            let apart = clock.seconds(seconds, f64::INFINITY, |stream| {
+                // SAFETY: as above.
+                unsafe { self.queue(&prepared, x, y, key.n, stream) }
+            })?;
+            // SAFETY: as above.
+            let whole = unsafe { self.timed(Part::Whole, &dense, key, (x, y), apart, clock, shared) };
+            let Prepared { mut steps, hidden } = prepared;
+            match whole {
+                Ok((measured, way)) if measured < apart => {
+                    let why = format!(
+                        "measured {:.2} µs, estimated {:.2} µs; factor by factor {:.2} µs",
+                        measured * 1e6,
+                        dense.seconds * 1e6,
+                        apart * 1e6
+                    );
+                    steps = vec![Step { what: self.name(Part::Whole), way, why }];
+                }
+                Ok((measured, _)) => {
+                    let note = format!("; all factors {:.2} µs, dense {:.2} µs", apart * 1e6, measured * 1e6);
+                    steps.iter_mut().for_each(|step| step.why.push_str(&note));
+                }
+                Err(error) => {
+                    steps.iter_mut().for_each(|step| step.why.push_str(&format!("; no dense chain: {error}")))
+                }
+            }
+            return Ok(Prepared { steps, hidden });
+        }
+        Ok(Prepared { steps, hidden })
+    }
+
+    /// A way, and how long it takes.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Operator::way`].
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn timed(
+        &self,
+        part: Part,
+        ranked: &Ranked,
+        key: Key,
+        (from, to): (u64, u64),
+        best: f64,
+        clock: &mut Clock,
+        shared: &mut Shared<T>,
+    ) -> Result<(f64, Way<T>)> {
+        let trial = Trial { x: from, y: to, stream: &clock.stream };
+        // SAFETY: the caller's word.
+        let way = unsafe { self.way(part, ranked, key, Some(trial), shared) }?;
+        let bias = match part {
+            Part::Factor(at) => self.bias_at(at),
+            Part::Whole => 0,
+        };
+        // SAFETY: the caller's word.
+        let seconds =
+            clock.seconds(ranked.seconds, best, |stream| unsafe { way.run(from, to, bias, key.n, stream) })?;
+        Ok((seconds, way))
+    }
+
+    /// The ways of a factor in the order of their estimates: at least one.
+    fn ways(
+        &self,
+        at: usize,
+        key: Key,
+        limit: Option<usize>,
+        list: fn(&crate::plan::gpu::GpuProblem, &GpuMachine, Option<usize>) -> Vec<Ranked>,
+    ) -> Result<Vec<Ranked>> {
+        let ways = list(&self.problem(Part::Factor(at), key)?, self.device.machine(), limit);
+        if ways.is_empty() { Err(self.nothing(at, &[])) } else { Ok(ways) }
+    }
+
+    fn nothing(&self, at: usize, left_out: &[String]) -> Error {
+        Error::Unsupported {
+            what: format!("multiplying by {} in {} on this GPU", self.name(Part::Factor(at)), T::DTYPE),
+            why: if left_out.is_empty() { "no kernel has a tile for it".into() } else { left_out.join("; ") },
+        }
+    }
+}
+
+/// A way without its numbers.
+fn short<T>(way: &Way<T>) -> String {
+    match way {
+        Way::Kernel { plan, .. } => plan.name().into(),
+        Way::Library { algorithm, .. } => algorithm.to_string(),
+    }
+}
+
+fn listed(others: &[String]) -> String {
+    if others.is_empty() { "none".into() } else { others.join(", ") }
+}
+
+fn without(left_out: &[String]) -> String {
+    if left_out.is_empty() { String::new() } else { format!("; left out {}", left_out.join("; ")) }
+}
+
+/// Times launches on a stream of its own.
+struct Clock {
+    stream: Stream,
+    flusher: Option<Flusher>,
+}
+
+impl Clock {
+    fn new<T: Scalar>(operator: &Operator<T>, caches: Caches) -> Result<Clock> {
+        let flusher = match caches {
+            Caches::Warm => None,
+            Caches::Cold => Some(Flusher::new(operator.device())?),
+        };
+        Ok(Clock { stream: Stream::new(operator.device())?, flusher })
+    }
+
+    /// The median seconds of a launch; of a few only, where it is much slower than `best`.
+    fn seconds(&mut self, estimate: f64, best: f64, mut run: impl FnMut(&Stream) -> Result<()>) -> Result<f64> {
+        let Clock { stream, flusher } = self;
+        let stream = &*stream;
+        let calls = ((GRAPH / estimate.max(1e-7)) as usize).clamp(1, 50);
+        // Libraries load kernels at the first launch.
+        run(stream)?;
+        let mut sample = |count: usize| match flusher.as_mut() {
+            Some(flusher) => timing::cold(stream, flusher, count, || run(stream)),
+            None => timing::warm(stream, calls, count, || run(stream)),
+        };
+        let median = |samples: &[f64]| crate::measure::median(samples).unwrap_or(f64::INFINITY);
+        let first = median(&sample(LAUNCHES[0])?);
+        if first > SLOWER * best { Ok(first) } else { Ok(median(&sample(LAUNCHES[1])?)) }
+    }
+}
