@@ -1,6 +1,7 @@
 //! The GPU engine behind the harness's question: inputs go to fenced memory of the device, at any element's offset.
 
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
+use kronsparse::plan::Algorithm;
 use kronsparse::{ChainPattern, DType, Error, Layout, Result, Scalar};
 
 use crate::harness::inputs::{is_nan, nan};
@@ -12,15 +13,16 @@ const FENCE: usize = 64;
 /// The library's GPU engine, with arrays that start `offset` elements after an aligned address.
 pub(crate) struct Cuda {
     pub(crate) device: Device,
+    pub(crate) algorithm: Algorithm,
     pub(crate) offset: usize,
     pub(crate) plans: Plans,
 }
 
 impl Cuda {
-    /// Aligned arrays, and arrays that start one and three elements later.
+    /// This project's kernels with aligned arrays, and with arrays that start one and three elements later.
     pub(crate) fn all(device: &Device, family: Option<String>) -> Vec<Cuda> {
-        let plans = family.map_or(Plans::Best, Plans::Family);
-        [0, 1, 3].map(|offset| Cuda { device: device.clone(), offset, plans: plans.clone() }).into()
+        let (algorithm, plans) = (Algorithm::Fused, family.map_or(Plans::Best, Plans::Family));
+        [0, 1, 3].map(|offset| Cuda { device: device.clone(), algorithm, offset, plans: plans.clone() }).into()
     }
 }
 
@@ -31,7 +33,7 @@ pub(crate) fn refusals(_case: &Case, dtype: DType, _engine: &str) -> Option<&'st
 
 impl Engine for Cuda {
     fn name(&self) -> String {
-        format!("cuda {:?} offset={}", self.plans, self.offset)
+        format!("cuda {} {:?} offset={}", self.algorithm, self.plans, self.offset)
     }
 
     /// [`DType::tolerance_on_gpu`].
@@ -43,6 +45,7 @@ impl Engine for Cuda {
         let options = Options {
             bias: job.bias.map(<[T]>::to_vec),
             activation: job.activation,
+            algorithm: self.algorithm,
             plans: self.plans.clone(),
             ..Options::default()
         };

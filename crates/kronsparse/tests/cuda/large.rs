@@ -2,6 +2,7 @@
 
 use half::f16;
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Stream};
+use kronsparse::plan::Algorithm;
 use kronsparse::{Chain, Factor, Layout, Pattern};
 
 /// X and Y of 2^31 and a few elements each, in f16.
@@ -23,7 +24,8 @@ pub(crate) fn beyond_31_bits(device: &Device) -> Result<(), String> {
     let n = (1usize << 24) + 5;
     let weight = |o: usize, l: usize, j: usize| value(1 + o * 2 + l, j);
     let chain = Chain::from(Factor::from_fn(p, |_, o, l, j| weight(o, l, j)));
-    let operator = Operator::new(device, &chain, Options::default()).unwrap();
+    let ours = Options { algorithm: Algorithm::Fused, ..Options::default() };
+    let operator = Operator::new(device, &chain, ours).unwrap();
     let stream = Stream::new(device).unwrap();
     let mut host = vec![f16::ZERO; n * p.cols()];
     assert!(host.len() > 1 << 31);

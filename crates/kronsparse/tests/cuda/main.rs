@@ -8,6 +8,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod auto;
 mod behaviour;
 mod engine;
 mod large;
@@ -24,10 +25,12 @@ use kronsparse::cuda::Device;
 /// A test's name and what it does; an error text says why it was not run.
 type Test = (&'static str, fn(&Device) -> Result<(), String>);
 
-const TESTS: [Test; 11] = [
+const TESTS: [Test; 13] = [
     ("every_case_on_the_gpu", every_case),
     ("random_patterns", random::patterns),
     ("every_plain_tile", random::plain_tiles),
+    ("auto_and_every_library_algorithm", auto::algorithms),
+    ("tuned_operators", auto::tuned),
     ("graph_capture", behaviour::graph_capture),
     ("streams_share_an_operator", behaviour::streams),
     ("launch_overhead", behaviour::launch_overhead),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use kronsparse::cuda::{Device, Plans};
+use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{GpuPlan, plain};
 use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern};
 
@@ -110,7 +111,7 @@ pub(crate) fn plain_tiles(device: &Device) -> Result<(), String> {
             seen.store(plan.is_ok(), std::sync::atomic::Ordering::Relaxed);
             plan.map(GpuPlan::Plain)
         }));
-        let engine = Cuda { device: device.clone(), offset: at % 2, plans };
+        let engine = Cuda { device: device.clone(), algorithm: Algorithm::Fused, offset: at % 2, plans };
         let report = run(&[case], &[engine], &refusals, seed);
         if legal.load(std::sync::atomic::Ordering::Relaxed) {
             ran += 1;
