@@ -130,7 +130,35 @@ fn every_chosen_kernel_compiles_for_every_architecture() {
     }
 }
 
-/// The registers of a kernel, or what is wrong with it.
+/// `Operator::tune` runs more than what the planner chooses.
+#[test]
+fn what_auto_would_measure_compiles() {
+    if !nvrtc("what_auto_would_measure_compiles") {
+        return;
+    }
+    let (machine, mut failed, mut compiled) = (GpuMachine::h100(), Vec::new(), 0);
+    let cells = [
+        ([1, 64, 64, 64], DType::F16, Layout::BatchFirst, 25088),
+        ([1, 64, 64, 64], DType::F16, Layout::BatchFirst, 64),
+        ([4, 256, 256, 4], DType::F32, Layout::BatchFirst, 25088),
+        ([6, 64, 64, 1], DType::Bf16, Layout::BatchLast, 25088),
+        ([3, 5, 7, 11], DType::F64, Layout::BatchFirst, 100),
+    ];
+    for ([a, b, c, d], dtype, layout, batch) in cells {
+        let pattern = Pattern::new(a, b, c, d).expect("a pattern");
+        let (precision, activation) = (Precision::Full, Activation::None);
+        let problem = GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation };
+        for way in gpu::promising(&problem, &machine, Some(1 << 30)) {
+            let gpu::Choice::Kernel(plan) = way.choice else { continue };
+            compiled += 1;
+            if let Err(why) = judge(&plan, &compile::architecture(machine.capability)) {
+                failed.push(format!("{plan} for {problem:?}: {why}"));
+            }
+        }
+    }
+    assert!(failed.is_empty() && compiled > cells.len(), "{} of {compiled} kernels: {failed:#?}", failed.len());
+}
+
 /// Bytes outside of registers, in both directions and on the stack, that a kernel may have. None, but for `lanes_wgmma`: its one
 /// copying thread, which has 40 registers, keeps some there where the compiler unrolls its loops over boxes;
 /// the threads that multiply keep none (read from the disassembly). Such kernels are printed.
@@ -138,6 +166,7 @@ fn most_spilled(plan: &GpuPlan) -> u32 {
     if plan.name() == "lanes_wgmma" { 160 } else { 0 }
 }
 
+/// The registers of a kernel, or what is wrong with it.
 fn judge(plan: &GpuPlan, architecture: &str) -> Result<u32, String> {
     let cubin = compile::compile(&plan.source(), architecture).map_err(|e| e.to_string())?;
     let found = cubin.resources();

@@ -1,11 +1,12 @@
 //! How long NVIDIA's libraries take for a problem, estimated: dense, permute-bmm and strided, as `cuda/vendor` runs them.
 //!
-//! The constants were fitted to the 164 library rows of `record/2026-11-22-h100` (an H100; `grid`, `energy` and `first`: f16
-//! and f32, n = 25088; `small`: f16, n = 1 to 1024, warm) by a random search for the least mean |log(estimate / measured)|, the
-//! parts of permute-bmm in `energy` included, then rounded; the time per term was added for `small`. Estimate over measured, least,
-//! median and most: permute-bmm 0.64, 1.00, 1.21 at n = 25088 and 0.90, 1.00, 1.54 at n ≤ 1024; dense 0.79, 1.00, 1.11 and
-//! 0.85, 1.02, 2.41; strided 0.73, 1.01, 1.15 and 1.00, 1.09, 1.11. A test of the bench crate repeats this on the record.
-//! Nothing was measured of f64, TF32 and bf16: they are taken to reach the same share of their peaks as f32, f16 and f16.
+//! The constants were fitted to the 164 library rows of `record/2026-11-22-h100` with the rates of [`GpuMachine::h100`] (`grid`,
+//! `energy` and `first`: f16 and f32, n = 25088; `small`: f16, n = 1 to 1024, warm) by a random search for the least mean
+//! |log(estimate / measured)|, the parts of permute-bmm in `energy` included, then rounded; the time per term was added for
+//! `small`. Estimate over measured, least, median and most: permute-bmm 0.64, 1.00, 1.21 at n = 25088 and 0.90, 1.00, 1.54 at
+//! n ≤ 1024; dense 0.79, 1.00, 1.11 and 0.85, 1.02, 2.41; strided 0.73, 1.01, 1.15 and 1.00, 1.09, 1.11. A test of the bench
+//! crate repeats this on the record. Nothing was measured of f64, TF32 and bf16: they are taken to reach the same share of
+//! their peaks as f32, f16 and f16.
 
 use super::{GpuMachine, GpuProblem, Precision};
 use crate::plan::Algorithm;

@@ -30,7 +30,7 @@ pub struct Ranked {
 pub const WITHIN: f64 = 2.5;
 
 /// Kernels that are worth a measurement at most; each takes seconds to compile the first time.
-pub const KERNELS: usize = 3;
+pub const KERNELS: usize = 4;
 
 impl Ranked {
     /// The kernel's family, or the library's algorithm.
