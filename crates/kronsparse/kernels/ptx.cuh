@@ -86,6 +86,8 @@ KS_DEVICE void store_global2(void* p, u16 w) { asm volatile("st.global.b16 [%0],
 KS_DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) { u32 r; asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(selector)); return r; }
 // The word of the lane whose number differs by `mask`.
 KS_DEVICE u32 shuffle_xor(u32 w, u32 mask) { u32 r; asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, -1;" : "=r"(r) : "r"(w), "r"(mask)); return r; }
+// A word that is the same in all lanes of a warp, and known to be by the compiler.
+KS_DEVICE u32 uniform(u32 w) { u32 r; asm volatile("shfl.sync.idx.b32 %0, %1, 0, 31, -1;" : "=r"(r) : "r"(w)); return r; }
 KS_DEVICE u32 bits(float x) { return __float_as_uint(x); }
 KS_DEVICE float float_of(u32 w) { return __uint_as_float(w); }
 
@@ -153,6 +155,13 @@ KS_DEVICE void barrier_wait(u64* b, u32 parity) {
   asm volatile("{\n.reg .pred done;\nAGAIN_%=:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra AGAIN_%=;\n}" ::"r"(shared_address(b)), "r"(parity) : "memory");
 }
 
+// 16 bytes to the same offset in block `rank` of the cluster, whose barrier there counts them.
+KS_DEVICE void store_async16_at(void* to, U4 w, u64* b, u32 rank) {
+  asm volatile("{\n.reg .b32 there, barrier;\nmapa.shared::cluster.u32 there, %0, %6;\nmapa.shared::cluster.u32 barrier, %5, %6;\n"
+    "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [there], {%1,%2,%3,%4}, [barrier];\n}"
+    ::"r"(shared_address(to)), "r"(w.v[0]), "r"(w.v[1]), "r"(w.v[2]), "r"(w.v[3]), "r"(shared_address(b)), "r"(rank) : "memory");
+}
+
 // The copy engine. `bytes`, both addresses: multiples of 16. Multicast: to the same offset in every block of `mask`.
 KS_DEVICE void bulk_load(void* to, const void* from, u32 bytes, u64* b) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(b)) : "memory");
@@ -164,6 +173,10 @@ KS_DEVICE void bulk_load_multicast(void* to, const void* from, u32 bytes, u64* b
 KS_DEVICE void tensor_prefetch(const TensorMap* m) { asm volatile("prefetch.tensormap [%0];" ::"l"(m) : "memory"); }
 KS_DEVICE void tensor_load(void* to, const TensorMap* m, u64* b, int x, int y, int z, int w) {
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3,%4,%5,%6}], [%2];" ::"r"(shared_address(to)), "l"(m), "r"(shared_address(b)), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+}
+// The box to the second-level cache only.
+KS_DEVICE void tensor_prefetch_box(const TensorMap* m, int x, int y, int z, int w) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1,%2,%3,%4}];" ::"l"(m), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
 }
 KS_DEVICE void tensor_load_multicast(void* to, const TensorMap* m, u64* b, int x, int y, int z, int w, u16 mask) {
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3,%4,%5,%6}], [%2], %7;" ::"r"(shared_address(to)), "l"(m), "r"(shared_address(b)), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask) : "memory");
@@ -186,6 +199,10 @@ template <int PENDING> KS_DEVICE void wgmma_wait() { asm volatile("wgmma.wait_gr
 // B of `N × 16` halves (`N × 8` TF32) without swizzle: 8 × 16-byte core matrices; `along_k`, `along_n` bytes from one to the next.
 KS_DEVICE u64 wgmma_descriptor(const void* p, u32 along_k, u32 along_n) {
   return static_cast<u64>((shared_address(p) & 0x3FFFF) >> 4) | static_cast<u64>(along_k >> 4) << 16 | static_cast<u64>(along_n >> 4) << 32;
+}
+// A of 64 rows × 16 halves: within lines of 128 bytes, swizzled, eight of them per kilobyte; `p` is the first row's 32 bytes.
+KS_DEVICE u64 wgmma_descriptor_lines(const void* p) {
+  return static_cast<u64>((shared_address(p) & 0x3FFFF) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
 // Gives registers back, or takes them; all warps of a warpgroup.
 template <int COUNT> KS_DEVICE void registers_decrease() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }

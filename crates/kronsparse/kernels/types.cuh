@@ -43,6 +43,11 @@ template <class A> struct IsSame<A, A> { static constexpr bool value = true; };
 template <class T> struct Multiply { using Type = T; };
 template <> struct Multiply<F32> { using Type = TF32; };
 
+// Two f32 numbers rounded to a word of a 16-bit type.
+template <class T> struct Pair;
+template <> struct Pair<F16> { static KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); } };
+template <> struct Pair<BF16> { static KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); } };
+
 // f32 numbers rounded to 16 bytes of the stored type.
 template <class T> struct Pack {
   static KS_DEVICE U4 unit(const float (&v)[4]) { return {{bits(v[0]), bits(v[1]), bits(v[2]), bits(v[3])}}; }
