@@ -51,6 +51,7 @@ void load_global(const void* from, void* to, u32 bytes);
 void store_global(void* to, const void* from, u32 bytes);
 
 u32 shuffle_xor(u32 w, u32 mask);
+u32 uniform(u32 w);
 u32 half_of(float x);
 u32 brain_of(float x);
 float half_to(u16 x);
@@ -65,10 +66,12 @@ void barrier_init(u64* b, u32 count);
 void barrier_init_fence();
 void barrier_arrive(u64* b, u32 rank, bool remote, u32 bytes);
 void barrier_wait(u64* b, u32 parity);
+void store_async_at(void* to, const U4& w, u64* b, u32 rank);
 
 constexpr u32 ALONE = ~0u;  // not a multicast
 void bulk_load(void* to, const void* from, u32 bytes, u64* b, u32 mask);
 void tensor_prefetch(const TensorMap* m);
+void tensor_prefetch_box(const TensorMap* m);
 void tensor_load(void* to, const TensorMap* m, u64* b, const int (&at)[4], u32 mask);
 void tensor_store(const TensorMap* m, const void* from, const int (&at)[4]);
 void bulk_commit();
@@ -79,6 +82,7 @@ void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(u32 pending);
 void wgmma(Number number, u32 n, float* d, const u32* a, u64 descriptor_b);
+void wgmma_shared(Number number, u32 n, float* d, u64 descriptor_a, u64 descriptor_b, bool add);
 void registers_change(u32 count, bool increase);
 
 template <class T> struct NumberOf;
@@ -133,6 +137,7 @@ KS_DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) {
   return r;
 }
 KS_DEVICE u32 shuffle_xor(u32 w, u32 mask) { return emulated::shuffle_xor(w, mask); }
+KS_DEVICE u32 uniform(u32 w) { return emulated::uniform(w); }
 KS_DEVICE u32 bits(float x) { u32 r; __builtin_memcpy(&r, &x, 4); return r; }
 KS_DEVICE float float_of(u32 w) { float r; __builtin_memcpy(&r, &w, 4); return r; }
 
@@ -174,9 +179,12 @@ KS_DEVICE void barrier_expect(u64* b, u32 bytes) { emulated::barrier_arrive(b, 0
 KS_DEVICE void barrier_arrive_at(u64* b, u32 rank) { emulated::barrier_arrive(b, rank, true, 0); }
 KS_DEVICE void barrier_wait(u64* b, u32 parity) { emulated::barrier_wait(b, parity); }
 
+KS_DEVICE void store_async16_at(void* to, U4 w, u64* b, u32 rank) { emulated::store_async_at(to, w, b, rank); }
+
 KS_DEVICE void bulk_load(void* to, const void* from, u32 bytes, u64* b) { emulated::bulk_load(to, from, bytes, b, emulated::ALONE); }
 KS_DEVICE void bulk_load_multicast(void* to, const void* from, u32 bytes, u64* b, u16 mask) { emulated::bulk_load(to, from, bytes, b, mask); }
 KS_DEVICE void tensor_prefetch(const TensorMap* m) { emulated::tensor_prefetch(m); }
+KS_DEVICE void tensor_prefetch_box(const TensorMap* m, int, int, int, int) { emulated::tensor_prefetch_box(m); }
 KS_DEVICE void tensor_load(void* to, const TensorMap* m, u64* b, int x, int y, int z, int w) {
   emulated::tensor_load(to, m, b, {x, y, z, w}, emulated::ALONE);
 }
@@ -196,10 +204,20 @@ template <int PENDING> KS_DEVICE void wgmma_wait() { emulated::wgmma_wait(PENDIN
 KS_DEVICE u64 wgmma_descriptor(const void* p, u32 along_k, u32 along_n) {
   return static_cast<u64>((shared_address(p) & 0x3FFFF) >> 4) | static_cast<u64>(along_k >> 4) << 16 | static_cast<u64>(along_n >> 4) << 32;
 }
+KS_DEVICE u64 wgmma_descriptor_lines(const void* p) {
+  return static_cast<u64>((shared_address(p) & 0x3FFFF) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
 template <class T, int N> struct Wgmma {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256, "wgmma has N = 8, 16, … 256");
   static KS_DEVICE void run(float (&d)[N / 2], const u32 (&a)[4], u64 descriptor_b) {
     emulated::wgmma(emulated::NumberOf<T>::value, N, d, a, descriptor_b);
+  }
+};
+template <class T, int N> struct WgmmaShared {
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256, "wgmma has N = 8, 16, … 256");
+  static_assert(emulated::NumberOf<T>::value != emulated::Number::TF32, "A from shared memory is for the 16-bit types");
+  static KS_DEVICE void run(float (&d)[N / 2], u64 descriptor_a, u64 descriptor_b, bool add) {
+    emulated::wgmma_shared(emulated::NumberOf<T>::value, N, d, descriptor_a, descriptor_b, add);
   }
 };
 template <int COUNT> KS_DEVICE void registers_decrease() { emulated::registers_change(COUNT, false); }

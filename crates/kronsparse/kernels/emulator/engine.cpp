@@ -1,4 +1,5 @@
-// mbarriers and the copy engine: bulk copies, TMA boxes with swizzle, multicast, and stores from shared memory.
+// mbarriers and what reports to them: the copy engine's bulk copies, TMA boxes with swizzle and multicast, and bytes that threads
+// send to other blocks; the copy engine's stores from shared memory.
 #include "machine.h"
 
 #include <algorithm>
@@ -12,15 +13,19 @@ Barrier& barrier_at(Block& b, u32 offset, const char* what) {
   fail("%s: there is no initialised mbarrier at shared+%u of block %u", what, offset, b.index);
 }
 
+// Whether the calling thread has seen what `other` did at this clock of its warp.
+bool knows(const Thread& other, u32 clock) {
+  const Thread& t = self();
+  if (t.block == other.block && t.warp == other.warp) return &t == &other || clock < t.synced;
+  return t.seen.covers(other.block->warps[other.warp].agent, clock, other.lane);
+}
+
 // The mbarrier, which the calling thread must know to be initialised.
 Barrier& known_barrier(Block& b, u32 offset, const char* what) {
   Barrier& barrier = barrier_at(b, offset, what);
   const Thread& maker = *barrier.made_by;
-  const Cell& c = b.cells[offset / 2];
-  const Thread& t = self();
-  const bool own_warp = t.block == maker.block && t.warp == maker.warp;
-  const bool seen = own_warp ? (&t == &maker || c.write_clock < t.synced) : t.seen.covers(c.write_agent, c.write_clock, c.write_lane);
-  if (!seen) fail("%s: the mbarrier at shared+%u of block %u was initialised by thread %u, and no barrier lies between", what, offset, b.index, maker.index);
+  if (!knows(maker, b.cells[offset / 2].write_clock))
+    fail("%s: the mbarrier at shared+%u of block %u was initialised by thread %u, and no barrier lies between", what, offset, b.index, maker.index);
   return barrier;
 }
 
@@ -28,7 +33,7 @@ void end_phase_if_due(Barrier& b) {
   if (b.pending != 0 || b.bytes != 0) return;
   b.phase++;
   b.pending = b.count;
-  // Who waits for the phase has seen what the copy engine brought in it.
+  // Who waits for the phase has seen what came in it.
   b.released.raise(b.agent, {b.phase, 0});
 }
 
@@ -37,6 +42,13 @@ Block& peer(u32 rank, const char* what) {
   Block& b = *machine.blocks[rank];
   if (b.alive == 0) fail("%s: block %u of the cluster has ended", what, rank);
   return b;
+}
+
+// The mbarrier at this offset of a block of the cluster, which asynchronous work and other blocks may use.
+Barrier& fenced_barrier(Block& target, u32 offset, const char* what) {
+  Barrier& barrier = known_barrier(target, offset, what);
+  if (!barrier.fenced) fail("%s: the mbarrier at shared+%u was initialised without barrier_init_fence", what, offset);
+  return barrier;
 }
 }  // namespace
 
@@ -62,10 +74,13 @@ void barrier_arrive(u64* b, u32 rank, bool remote, u32 bytes) {
   const char* what = remote ? "barrier_arrive_at" : bytes != 0 ? "barrier_expect" : "barrier_arrive";
   const u32 offset = offset_of(b, 8, 8, what);
   Block& target = remote ? peer(rank, what) : block();
-  Barrier& barrier = known_barrier(target, offset, what);
-  if (remote && !barrier.fenced) fail("%s: the mbarrier at shared+%u was initialised without barrier_init_fence", what, offset);
+  Barrier& barrier = remote ? fenced_barrier(target, offset, what) : known_barrier(target, offset, what);
   if (barrier.pending == 0) fail("%s: phase %u of the mbarrier at shared+%u has all its %u arrivals already", what, barrier.phase, offset, barrier.count);
   barrier.bytes += bytes;
+  if (bytes != 0) {
+    barrier.announcer = &self();
+    barrier.announced = block().warps[self().warp].clock;
+  }
   if (barrier.bytes >= 1 << 20) fail("%s: the mbarrier at shared+%u expects %lld bytes, more than 2^20 - 1", what, offset, static_cast<long long>(barrier.bytes));
   release(barrier.released);
   barrier.pending--;
@@ -94,18 +109,26 @@ std::string waits_for(const Thread& t) {
   return what;
 }
 
-// ---- Loads -------------------------------------------------------------------------------------------------------------
+// ---- Loads and sends -------------------------------------------------------------------------------------------------------------
 
 namespace {
 void land(Load& load) {
-  Barrier& barrier = barrier_at(*load.block, load.barrier, "the copy engine");
+  Barrier& barrier = barrier_at(*load.block, load.barrier, "asynchronous work");
   for (auto& [offset, data] : load.pieces) {
     const u32 bytes = static_cast<u32>(data.size());
     std::memcpy(load.block->shared + offset, data.data(), bytes);
-    mark_landed(*load.block, offset, bytes, barrier.agent, barrier.phase);
+    mark_landed(*load.block, offset, bytes, barrier.agent, barrier.phase, load.sent);
   }
   barrier.bytes -= load.bytes;
+  barrier.coming -= load.bytes;
   end_phase_if_due(barrier);
+}
+
+// From now on the load is under way: it lands at once, or later.
+void set_out(Load load, Barrier& barrier) {
+  barrier.coming += load.bytes;
+  machine.loads.push_back(std::move(load));
+  if (!machine.launch->late) land_one();
 }
 
 void issue(std::vector<std::pair<u32, std::vector<u8>>> pieces, u64* b, u32 mask, const char* what) {
@@ -116,13 +139,12 @@ void issue(std::vector<std::pair<u32, std::vector<u8>>> pieces, u64* b, u32 mask
   for (u32 rank = 0; rank < machine.blocks.size(); rank++) {
     if (mask == ALONE ? rank != block().rank : !(mask >> rank & 1)) continue;
     Block& target = peer(rank, what);
-    if (!known_barrier(target, barrier, what).fenced) fail("%s: the mbarrier at shared+%u was initialised without barrier_init_fence", what, barrier);
+    Barrier& counts = fenced_barrier(target, barrier, what);
     for (auto& [offset, data] : pieces) {
       begin_landing(target, offset, static_cast<u32>(data.size()), what);
       check_fenced(target, offset, static_cast<u32>(data.size()), what);
     }
-    machine.loads.push_back({&target, barrier, bytes, pieces});
-    if (!machine.launch->late) land_one();
+    set_out({&target, barrier, bytes, pieces}, counts);
   }
 }
 
@@ -142,15 +164,6 @@ const TensorBox& box_of(const TensorMap* m, const char* what) {
     if (box->dims[at] == 0 || box->dims[at] > 1ull << 32) fail("%s: dimension %d of the tensor is %llu, expected 1 to 2^32", what, at, box->dims[at]);
   }
   return *box;
-}
-
-u32 swizzled(u32 address, u32 swizzle) {
-  switch (swizzle) {
-    case 32: return address ^ (address >> 3 & 0x10);
-    case 64: return address ^ (address >> 3 & 0x30);
-    case 128: return address ^ (address >> 3 & 0x70);
-    default: return address;
-  }
 }
 
 // Calls `f(offset in shared memory, address in global memory or 0 outside of the tensor)` for every element of a box.
@@ -180,6 +193,15 @@ u32 place_of(const TensorBox& box, const void* p, const char* what) {
 }
 }  // namespace
 
+u32 swizzled(u32 address, u32 swizzle) {
+  switch (swizzle) {
+    case 32: return address ^ (address >> 3 & 0x10);
+    case 64: return address ^ (address >> 3 & 0x30);
+    case 128: return address ^ (address >> 3 & 0x70);
+    default: return address;
+  }
+}
+
 void land_one() {
   Load load = std::move(machine.loads.front());
   machine.loads.pop_front();
@@ -194,7 +216,26 @@ void bulk_load(void* to, const void* from, u32 bytes, u64* b, u32 mask) {
   issue({{offset, std::vector<u8>(source, source + bytes)}}, b, mask, what);
 }
 
+// A thread writes, not the copy engine: of what lay there, only the order among threads is asked.
+void store_async_at(void* to, const U4& w, u64* b, u32 rank) {
+  const char* what = "store_async16_at";
+  const u32 offset = offset_of(to, 16, 16, what), at = offset_of(b, 8, 8, what);
+  Block& target = peer(rank, what);
+  Barrier& barrier = fenced_barrier(target, at, what);
+  if (barrier.bytes - barrier.coming < 16)
+    fail("%s: the mbarrier at shared+%u of block %u expects no more: %lld bytes are announced and not there, %lld on their way", what, at, target.index,
+         static_cast<long long>(barrier.bytes), static_cast<long long>(barrier.coming));
+  // Luck is not enough: the sender must have been told.
+  if (!knows(*barrier.announcer, barrier.announced))
+    fail("%s: the bytes were announced by thread %u of block %u, and no barrier lies between", what, barrier.announcer->index, target.index);
+  begin_landing(target, offset, 16, what);
+  std::vector<u8> bytes(16);
+  std::memcpy(bytes.data(), &w, 16);
+  set_out({&target, at, 16, {{offset, std::move(bytes)}}, true}, barrier);
+}
+
 void tensor_prefetch(const TensorMap* m) { box_of(m, "tensor_prefetch"); }
+void tensor_prefetch_box(const TensorMap* m) { box_of(m, "tensor_prefetch_box"); }
 
 void tensor_load(void* to, const TensorMap* m, u64* b, const int (&at)[4], u32 mask) {
   const char* what = mask == ALONE ? "tensor_load" : "tensor_load_multicast";
@@ -265,7 +306,7 @@ void check_finished(const Thread& t) {
 
 void check_block_finished(const Block& b) {
   for (const Load& load : machine.loads)
-    if (load.block == &b) fail("block %u ends while the copy engine still writes to it", b.index);
+    if (load.block == &b) fail("block %u ends while the copy engine or another block still writes to it", b.index);
   for (const auto& [offset, barrier] : b.barriers)
     if (barrier.bytes != 0)
       fail("block %u ends while phase %u of the mbarrier at shared+%u lacks %lld bytes", b.index, barrier.phase, offset, static_cast<long long>(barrier.bytes));

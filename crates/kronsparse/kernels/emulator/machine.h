@@ -30,7 +30,7 @@ std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // ---- Time: who has seen what -------------------------------------------------------------------------------------------
 
-// An agent is a warp, or an mbarrier through which the copy engine reports. Each has a clock. `Seen` holds for each agent how
+// An agent is a warp, or an mbarrier through which the copy engine and senders report. Each has a clock. `Seen` holds for each agent how
 // much of it has been seen: everything before `clock`, and what the lanes of `mask` did at `clock`.
 struct Mark {
   u32 clock = 0, mask = 0;
@@ -61,7 +61,7 @@ struct Cell {
   u16 reading = 0;       // asynchronous reads under way
   u32 more = 0;          // 1 + index of further readers
 };
-constexpr u8 WRITTEN = 1, ORDINARY = 2, LANDING = 4, IS_BARRIER = 8;
+constexpr u8 WRITTEN = 1, ORDINARY = 2, LANDING = 4, IS_BARRIER = 8, SENT = 16;
 
 struct Reader {
   u32 agent, clock, mask;
@@ -71,18 +71,22 @@ struct Reader {
 
 struct Barrier {
   u32 count = 0, pending = 0, agent = 0, phase = 0;
-  i64 bytes = 0;
+  i64 bytes = 0;      // announced and not yet there
+  i64 coming = 0;     // of loads and sends under way
+  const Thread* announcer = nullptr;
+  u32 announced = 0;  // the clock of its warp when it last announced bytes
   Thread* made_by = nullptr;
   bool fenced = false;
   Seen released;
 };
 
-// A load by the copy engine that has been issued and not yet carried out in one block.
+// A load by the copy engine, or 16 bytes that a thread sent, not yet carried out in one block.
 struct Load {
   Block* block;
   u32 barrier;                                          // offset in the block
   u32 bytes;
   std::vector<std::pair<u32, std::vector<u8>>> pieces;  // offset in the block, what lands there
+  bool sent = false;                                    // by a thread
 };
 
 struct CopyPiece {
@@ -100,8 +104,10 @@ struct Multiplication {
   Number number;
   u32 n;
   float* d;
-  u32 a[4];  // as they were: the compiler keeps registers that a wgmma under way still reads
-  u64 descriptor;
+  bool add;  // to what `d` holds
+  bool a_shared;
+  u32 a[4];  // where A is in registers; as they were: the compiler keeps registers that a wgmma under way still reads
+  u64 descriptor_a, descriptor_b;
   std::shared_ptr<std::vector<float>> sums;
 };
 
@@ -240,7 +246,7 @@ void mark_write(Block& b, u32 offset, u32 bytes);
 // From the check of an asynchronous write until it lands nobody may touch the bytes.
 void begin_landing(Block& b, u32 offset, u32 bytes, const char* what);
 void end_landing(Block& b, u32 offset, u32 bytes);
-void mark_landed(Block& b, u32 offset, u32 bytes, u32 agent, u32 clock);
+void mark_landed(Block& b, u32 offset, u32 bytes, u32 agent, u32 clock, bool sent);
 // From the check of an asynchronous read until it is over nobody may write the bytes.
 void begin_reading(Block& b, u32 offset, u32 bytes, const char* what);
 void end_reading(Block& b, u32 offset, u32 bytes);
@@ -249,7 +255,10 @@ void check_fenced(Block& b, u32 offset, u32 bytes, const char* what);
 u8* global(const void* p, u64 bytes, u32 alignment, bool write, const char* what);
 void mark_global(const u8* p, u64 bytes, const char* what);
 
-// Carries out the oldest waiting load.
+// Where a swizzle of so many bytes puts an address of shared memory.
+u32 swizzled(u32 address, u32 swizzle);
+
+// Carries out the oldest waiting load or send.
 void land_one();
 // What must be over when a thread ends.
 void check_finished(const Thread& t);

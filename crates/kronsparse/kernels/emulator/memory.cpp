@@ -12,7 +12,7 @@ bool aligned(const void* p, u32 to) { return reinterpret_cast<std::uintptr_t>(p)
 std::string who(const Cell& c, u32 agent, u32 clock, u32 lane) {
   for (auto& b : machine.blocks) {
     for (auto& [offset, barrier] : b->barriers)
-      if (barrier.agent == agent) return text("the copy engine for phase %u of the mbarrier at shared+%u of block %u", clock, offset, b->index);
+      if (barrier.agent == agent) return text("asynchronous work for phase %u of the mbarrier at shared+%u of block %u", clock, offset, b->index);
     for (u32 w = 0; w < b->warps.size(); w++)
       if (b->warps[w].agent == agent) return text("thread %u (warp %u, lane %u) of block %u", w * LANES + lane, w, lane, b->index);
   }
@@ -128,10 +128,10 @@ void end_landing(Block& b, u32 offset, u32 bytes) {
   for (u32 at = offset; at < offset + bytes; at += 2) cell(b, at).flags &= static_cast<u8>(~LANDING);
 }
 
-void mark_landed(Block& b, u32 offset, u32 bytes, u32 agent, u32 clock) {
+void mark_landed(Block& b, u32 offset, u32 bytes, u32 agent, u32 clock, bool sent) {
   for (u32 at = offset; at < offset + bytes; at += 2) {
     Cell& c = cell(b, at);
-    c.flags = WRITTEN;
+    c.flags = sent ? WRITTEN | SENT : WRITTEN;
     c.write_agent = static_cast<u16>(agent);
     c.write_clock = clock;
     c.write_lane = 0;
@@ -154,6 +154,8 @@ void end_reading(Block& b, u32 offset, u32 bytes) {
 void check_fenced(Block& b, u32 offset, u32 bytes, const char* what) {
   for (u32 at = offset; at < offset + bytes; at += 2) {
     const Cell& c = cell(b, at);
+    // Sent bytes are ordinary ones for the copy engine and the tensor cores; no kernel hands them on, so no fence is known for it.
+    if (c.flags & SENT) fail("%s: shared+%u was written by store_async16_at, after which only ordinary loads and stores are emulated", what, at);
     if ((c.flags & ORDINARY) && b.threads[c.writer].fences == c.write_fence)
       fail("%s: shared+%u was written by thread %u with an ordinary store, and that thread has not called fence_async since", what, at, c.writer);
   }

@@ -250,6 +250,15 @@ u32 shuffle_xor(u32 w, u32 mask) {
   return mine.result;
 }
 
+u32 uniform(u32 w) {
+  together(block().warps[self().warp].party, LANES, self().lane, "uniform", &w, [](void* const* all, u32 size) {
+    auto word = [&](u32 lane) { return *static_cast<const u32*>(all[lane]); };
+    for (u32 at = 1; at < size; at++)
+      if (word(at) != word(0)) fail("uniform: lane %u has %#x, lane 0 %#x, expected the same word in all lanes", at, word(at), word(0));
+  });
+  return w;
+}
+
 u32 thread_index() { return self().index; }
 u32 block_index() { return block().index; }
 u32 grid_size() { return machine.launch->grid; }

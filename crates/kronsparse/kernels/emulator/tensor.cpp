@@ -107,51 +107,75 @@ void whole_group(const char* what) {
   together_group(what, nullptr, [](void* const*, u32) {});
 }
 
-struct Matrix {  // B behind a descriptor
-  u32 start, along_k, along_n;
-};
+// A field of a descriptor: units of 16 bytes.
+u32 field(u64 descriptor, int shift) { return static_cast<u32>(descriptor >> shift & 0x3FFF) << 4; }
 
-Matrix decode(u64 descriptor) {
-  auto field = [&](int shift) { return static_cast<u32>(descriptor >> shift & 0x3FFF) << 4; };
-  if (descriptor >> 62 != 0) fail("wgmma: the descriptor asks for a swizzle, expected none");
-  if (descriptor & 0x3FFFC000C000C000ull & ~(0x3FFFull << 32)) fail("wgmma: the descriptor %#llx has bits outside of its fields", descriptor);
-  return {field(0), field(16), field(32)};
+// An address in the block's window as an offset into its memory.
+u32 inside(u32 address, u32 bytes, const char* operand) {
+  if (address < SHARED_BASE || address - SHARED_BASE + bytes > machine.launch->shared_bytes)
+    fail("wgmma: %s reads %u bytes at shared+%lld, out of bounds: the block has %u bytes", operand, bytes, static_cast<long long>(address) - SHARED_BASE,
+         machine.launch->shared_bytes);
+  return address - SHARED_BASE;
 }
 
 // The 8 × 16-byte core matrices of B, as offsets into the block's memory.
 template <class F> void each_core(const Multiplication& m, F f) {
-  const Matrix b = decode(m.descriptor);
+  const u64 b = m.descriptor_b;
+  if (b >> 62 != 0) fail("wgmma: B's descriptor asks for a swizzle, expected none");
+  if (b & 0x3FFFC000C000C000ull & ~(0x3FFFull << 32)) fail("wgmma: B's descriptor %#llx has bits outside of its fields", b);
   for (u32 n = 0; n < m.n / 8; n++)
-    for (u32 k = 0; k < 2; k++) {
-      const u32 address = b.start + n * b.along_n + k * b.along_k;
-      if (address < SHARED_BASE || address - SHARED_BASE + 128 > machine.launch->shared_bytes)
-        fail("wgmma: B reads 128 bytes at shared+%lld, out of bounds: the block has %u bytes", static_cast<long long>(address) - SHARED_BASE,
-             machine.launch->shared_bytes);
-      f(n, k, address - SHARED_BASE);
+    for (u32 k = 0; k < 2; k++) f(n, k, inside(field(b, 0) + n * field(b, 32) + k * field(b, 16), 128, "B"));
+}
+
+// The 16-byte units of A, 16 rows for each warp, in lines of 128 bytes with their swizzle; as offsets into the block's memory.
+template <class F> void each_unit(const Multiplication& m, u32 warp, F f) {
+  const u64 a = m.descriptor_a;
+  const u32 start = field(a, 0);
+  if ((a & ~0x3FFFull) != (1ull << 16 | 64ull << 32 | 1ull << 62))
+    fail("wgmma: A's descriptor %#llx has other bits than those of lines of 128 bytes with swizzle, eight to a kilobyte", a);
+  if ((start & ~0x7Fu) % 1024 != 0 || start % 32 != 0)
+    fail("wgmma: A starts at %#x of the window, expected one of the four steps of 32 bytes in the line at a multiple of 1024", start);
+  for (u32 row = 0; row < 16; row++)
+    for (u32 unit = 0; unit < 2; unit++) {
+      const u32 line = warp * 16 + row;
+      f(row, unit, inside(swizzled(start + line / 8 * 1024 + line % 8 * 128 + unit * 16, 128), 16, "A"));
     }
 }
 
-// What one warp's lanes hold of one product; the registers of its 32 lanes make the rows. Sums go to `lanes[…]->sums`.
-void multiply_warp(Block& b, Multiplication* const* lanes) {
+// All that one warp reads of shared memory.
+template <class F> void each_read(const Multiplication& m, u32 warp, F f) {
+  each_core(m, [&](u32, u32, u32 offset) { f(offset, 128); });
+  if (m.a_shared) each_unit(m, warp, [&](u32, u32, u32 offset) { f(offset, 16); });
+}
+
+// Numbers from consecutive bytes of shared memory.
+void numbers_of(Number number, const u8* from, u32 count, float* out) {
+  const u32 size = number == Number::TF32 ? 4 : 2;
+  for (u32 at = 0; at < count; at++) {
+    u32 word = 0;
+    std::memcpy(&word, from + at * size, size);
+    out[at] = element(number, word, 0);
+  }
+}
+
+// What one warp of the warpgroup has of a product; its rows come from the registers of its 32 lanes, or from shared memory. Sums
+// go to `lanes[…]->sums`.
+void multiply_warp(Block& b, u32 warp, Multiplication* const* lanes) {
   const Multiplication& first = *lanes[0];
-  const u32 k = depth(first.number), size = first.number == Number::TF32 ? 4 : 2;
+  const u32 k = depth(first.number);
   float rows[16 * 16];
-  rows_of(first.number, [&](u32 lane) { return lanes[lane]->a; }, rows);
+  if (first.a_shared) each_unit(first, warp, [&](u32 row, u32 unit, u32 offset) { numbers_of(first.number, b.shared + offset, k / 2, rows + row * k + unit * (k / 2)); });
+  else rows_of(first.number, [&](u32 lane) { return lanes[lane]->a; }, rows);
   std::vector<float> columns(first.n * k);
   each_core(first, [&](u32 n, u32 half, u32 offset) {
-    for (u32 row = 0; row < 8; row++)
-      for (u32 at = 0; at < 16 / size; at++) {
-        u32 word = 0;
-        std::memcpy(&word, b.shared + offset + row * 16 + at * size, size);
-        columns[(n * 8 + row) * k + half * (k / 2) + at] = element(first.number, word, 0);
-      }
+    for (u32 row = 0; row < 8; row++) numbers_of(first.number, b.shared + offset + row * 16, k / 2, columns.data() + (n * 8 + row) * k + half * (k / 2));
   });
   for (u32 lane = 0; lane < LANES; lane++)
     for (u32 r = 0; r < first.n / 2; r++) {
       const float* x = rows + (lane / 4 + 8 * (r >> 1 & 1)) * k;
       const float* y = columns.data() + (r / 4 * 8 + lane % 4 * 2 + (r & 1)) * k;
       float* sums = lanes[lane]->sums->data();
-      double sum = sums[r];
+      double sum = first.add ? sums[r] : 0;
       for (u32 at = 0; at < k; at++) sum += static_cast<double>(x[at]) * y[at];
       sums[r] = static_cast<float>(sum);
     }
@@ -178,27 +202,42 @@ void wgmma_fence() {
   self().products_fenced = true;
 }
 
-void wgmma(Number number, u32 n, float* d, const u32* a, u64 descriptor) {
-  const char* names[] = {"wgmma f16", "wgmma bf16", "wgmma tf32"};
+namespace {
+void begin(Multiplication m) {
+  const char* names[][3] = {{"wgmma f16", "wgmma bf16", "wgmma tf32"}, {"wgmma f16 with A in shared memory", "wgmma bf16 with A in shared memory", ""}};
   Thread& t = self();
   if (!t.products_fenced) fail("wgmma: registers may have changed since the last wgmma_wait, and wgmma_fence has not been called since");
-  Multiplication m{number, n, d, {a[0], a[1], a[2], a[3]}, descriptor, sums_of(t, d, n / 2)};
+  m.sums = sums_of(t, m.d, m.n / 2);
   // The warp reads as one; its first lane stands for it.
-  if (t.lane == 0) each_core(m, [&](u32, u32, u32 offset) { begin_reading(*t.block, offset, 128, "wgmma"); });
+  if (t.lane == 0) each_read(m, t.warp % (GROUP / LANES), [&](u32 offset, u32 bytes) { begin_reading(*t.block, offset, bytes, "wgmma"); });
   t.products_open.push_back(m);
-  const bool late = machine.launch->late;
-  if (late)
-    for (u32 at = 0; at < n / 2; at++) d[at] = NAN;
-  together_group(names[static_cast<int>(number)], &t.products_open.back(), [](void* const* all, u32) {
+  if (machine.launch->late)
+    for (u32 at = 0; at < m.n / 2; at++) m.d[at] = NAN;
+  together_group(names[m.a_shared][static_cast<int>(m.number)], &t.products_open.back(), [](void* const* all, u32) {
     auto* const* lanes = reinterpret_cast<Multiplication* const*>(all);
-    for (u32 at = 1; at < GROUP; at++)
-      if (lanes[at]->descriptor != lanes[0]->descriptor || lanes[at]->n != lanes[0]->n)
-        fail("wgmma: thread %u of the warpgroup names descriptor %#llx and N %u, thread 0 %#llx and %u", at, lanes[at]->descriptor, lanes[at]->n,
-             lanes[0]->descriptor, lanes[0]->n);
+    auto named = [](const Multiplication& m) {
+      const std::string a = m.a_shared ? text("A %#llx, ", m.descriptor_a) : "";
+      return text("%sB %#llx, N %u, %s", a.c_str(), m.descriptor_b, m.n, m.add ? "adding" : "not adding");
+    };
+    const Multiplication& first = *lanes[0];
+    for (u32 at = 1; at < GROUP; at++) {
+      const Multiplication& m = *lanes[at];
+      if (m.descriptor_a != first.descriptor_a || m.descriptor_b != first.descriptor_b || m.n != first.n || m.add != first.add)
+        fail("wgmma: thread %u of the warpgroup names %s; thread 0 names %s", at, named(m).c_str(), named(first).c_str());
+    }
     if (machine.launch->late) return;
-    for (u32 warp = 0; warp < GROUP / LANES; warp++) multiply_warp(block(), lanes + warp * LANES);
+    for (u32 warp = 0; warp < GROUP / LANES; warp++) multiply_warp(block(), warp, lanes + warp * LANES);
     for (u32 at = 0; at < GROUP; at++) std::memcpy(lanes[at]->d, lanes[at]->sums->data(), lanes[at]->n * 2);
   });
+}
+}  // namespace
+
+void wgmma(Number number, u32 n, float* d, const u32* a, u64 descriptor_b) {
+  begin({number, n, d, true, false, {a[0], a[1], a[2], a[3]}, 0, descriptor_b, nullptr});
+}
+
+void wgmma_shared(Number number, u32 n, float* d, u64 descriptor_a, u64 descriptor_b, bool add) {
+  begin({number, n, d, add, true, {}, descriptor_a, descriptor_b, nullptr});
 }
 
 void wgmma_commit() {
@@ -220,11 +259,11 @@ void wgmma_wait(u32 pending) {
         Multiplication* parts[GROUP];
         for (u32 at = 0; at < GROUP; at++) parts[at] = &lane(at).products.front()[product];
         if (machine.launch->late)
-          for (u32 warp = 0; warp < GROUP / LANES; warp++) multiply_warp(block(), parts + warp * LANES);
+          for (u32 warp = 0; warp < GROUP / LANES; warp++) multiply_warp(block(), warp, parts + warp * LANES);
         for (u32 at = 0; at < GROUP; at += LANES) {
           Thread* last = machine.self;
           machine.self = &lane(at);
-          each_core(*parts[at], [&](u32, u32, u32 offset) { end_reading(block(), offset, 128); });
+          each_read(*parts[at], at / LANES, [&](u32 offset, u32 bytes) { end_reading(block(), offset, bytes); });
           machine.self = last;
         }
       }
