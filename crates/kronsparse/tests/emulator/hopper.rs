@@ -1,4 +1,5 @@
-//! The emulator's tests of what came with sm_90: barriers in memory, the copy engine, clusters, warpgroup products.
+//! The emulator's tests of what came with sm_90: barriers in memory, the copy engine, clusters and what
+//! their blocks send each other, warpgroup products.
 
 use fastrand::Rng;
 
@@ -176,4 +177,145 @@ fn products_of_warpgroups() {
             },
         });
     }
+}
+
+#[test]
+fn products_of_shared_memory() {
+    let mut rng = Rng::new();
+    let (n, k) = (24, 128);
+    for (kind, number) in ["F16", "BF16"].into_iter().enumerate() {
+        let b = exact(n * k, &mut rng);
+        // Steps of 16, eights of columns, halves of a step: 8 × 8 numbers lie together.
+        let packed: Vec<f32> = (0..n * k)
+            .map(|at| {
+                let (step, at) = (at / (n * 16), at % (n * 16));
+                b[(at / 128 * 8 + at / 8 % 8) * k + step * 16 + at / 64 % 2 * 8 + at % 8]
+            })
+            .collect();
+        let launches = [1usize, 2].map(|tiles| {
+            let a = exact(tiles * 64 * k, &mut rng);
+            let mut launch = usual(1, 128, 2 * 64 * 128 + 2 * (n * k) as u64 + 8, tiles as u64);
+            launch.x = Buffer::new(stored(kind, &a));
+            launch.w = Buffer::new(stored(kind, &packed));
+            launch.y = Buffer::poisoned(tiles * 64 * n * 4);
+            let (rows, bytes) = (tiles as u64 * 64, 2 * k as u64);
+            launch.maps = vec![Map {
+                buffer: 0,
+                element: 2,
+                swizzle: 128,
+                dims: [k as u64, rows, 1, 1],
+                strides: [bytes, bytes * rows, bytes * rows],
+                boxed: [64, 64, 1, 1],
+            }];
+            (launch, product(&a, &b, [tiles * 64, n, k], |_, _| 0.0))
+        });
+        check(Unit {
+            name: "lines",
+            text: include_str!("units/lines.cu").replace("NUMBER", number),
+            launches: launches.to_vec(),
+            mutants: if kind > 0 {
+                &[("step % 4 * 32", "(step % 4 ^ 1) * 32", "")]
+            } else {
+                &[
+                    ("    barrier_wait(full, k & 1);\n", "", "wgmma: shared+"),
+                    (
+                        "barrier_wait(full, k & 1);\n",
+                        "barrier_wait(full, k & 1);\n if (t == 0) store_shared4(shared, 0);\n sync_block();\n",
+                        "has not called fence_async since",
+                    ),
+                    ("    wgmma_fence();\n", "", "wgmma_fence has not been called"),
+                    ("    wgmma_commit();\n", "", "not committed"),
+                    ("    wgmma_wait<0>();\n", "", "wgmma_wait is missing"),
+                    ("    wgmma_wait<0>();\n", "", "being read asynchronously"),
+                    ("    sync_block();\n  }\n}", "  }\n}", "and no barrier lies between"),
+                    ("step != 0", "true", ""),
+                    ("step != 0", "false", ""),
+                    ("step != 0", "step != 0 || warp == 1", "thread 32 of the warpgroup names A "),
+                    ("step % 4 * 32", "(step % 4 ^ 1) * 32", ""),
+                    ("step % 4 * 32", "step % 4 * 16", "A starts at 0x410 of the window"),
+                    ("step % 4 * 32", "step % 4 * 32 + 128", "A starts at 0x480 of the window"),
+                    ("step / 4 * BOX", "step * BOX", "wgmma: A reads 16 bytes at shared+"),
+                    ("wgmma_descriptor_lines(a)", "wgmma_descriptor(a, 16, 1024)", "wgmma: A's descriptor"),
+                    ("wgmma_descriptor(b + step * (N * 32), 128, 256)", "wgmma_descriptor_lines(b)", "B's descriptor"),
+                    (
+                        "wgmma_descriptor_lines(a)",
+                        "wgmma_descriptor_lines(shared + warp / 3 * 32)",
+                        "of the warpgroup names A",
+                    ),
+                    ("tensor_prefetch_box(&x,", "tensor_prefetch_box(&x + 1,", "tensor_prefetch_box: "),
+                ]
+            },
+        });
+    }
+}
+
+#[test]
+fn numbers_sent_within_a_cluster() {
+    let mut rng = Rng::new();
+    let launches = [1usize, 2, 3].map(|rounds| {
+        let x = random_bytes(4 * rounds * 1024, &mut rng);
+        // Unit u of a block comes from block u / 32 of its cluster.
+        let y = (0..4 * rounds * 64).flat_map(|at| {
+            let (block, round, unit) = (at / (rounds * 64), at / 64 % rounds, (at % 64) ^ 33);
+            let from = block / 2 * 2 + unit / 32;
+            x[((from * rounds + round) * 64 + block % 2 * 32 + unit % 32) * 16..][..16].to_vec()
+        });
+        let mut launch = usual(4, 64, 1024 + 16, rounds as u64);
+        launch.cluster = 2;
+        launch.y = Buffer::poisoned(x.len());
+        let y = y.collect();
+        launch.x = Buffer::new(x);
+        (launch, y)
+    });
+    check(Unit {
+        name: "exchange",
+        text: include_str!("units/exchange.cu").into(),
+        launches: launches.to_vec(),
+        mutants: &[
+            ("    barrier_wait(empty, (k & 1) ^ 1);\n", "", "store_async16_at: "),
+            ("(k & 1) ^ 1", "k & 1", "deadlock"),
+            ("barrier_init(empty, 4)", "barrier_init(empty, 2)", "store_async16_at: "),
+            ("COMING = 1024", "COMING = 1008", "0 bytes are announced and not there"),
+            ("COMING = 1024", "COMING = 1040", "lacks 0 of 1 arrivals and 16 bytes"),
+            ("    barrier_expect(full, COMING);\n", "", "0 bytes are announced and not there"),
+            ("  if (t == 0 && k + 1 < args.n) barrier_expect(full, COMING);\n", "", "expects no more"),
+            // Announced too late; the second and the third one are in time by luck, in some runs.
+            (
+                "    barrier_expect(full, COMING);\n  }\n  sync_cluster();",
+                "  }\n  sync_cluster();\n  if (t == 0) barrier_expect(full, COMING);",
+                "expects no more",
+            ),
+            (
+                "    barrier_expect(full, COMING);\n  }\n  sync_cluster();",
+                "  }\n  sync_cluster();\n  if (t == 0) barrier_expect(full, COMING);\n  sync_block();",
+                "the bytes were announced by thread 0",
+            ),
+            (
+                "if (t == 0 && k + 1 < args.n) barrier_expect(full, COMING);\n    sync_warp();\n    if (lane < 2) barrier_arrive_at(empty, lane);",
+                "sync_warp();\n    if (lane < 2) barrier_arrive_at(empty, lane);\n    if (t == 0 && k + 1 < args.n) barrier_expect(full, COMING);",
+                "store_async16_at: the ",
+            ),
+            ("    barrier_init_fence();\n", "", "without barrier_init_fence"),
+            (
+                "barrier_expect(full, COMING);\n  }\n  sync_cluster();",
+                "barrier_expect(full, COMING);\n  }\n  sync_block();",
+                "mbarrier",
+            ),
+            ("  }\n  sync_cluster();\n}", "  }\n}", "has ended"),
+            ("full, warp);", "full, warp ^ 1);", ""),
+            ("full, warp);", "full, warp + 1);", "block 2 of a cluster of 2"),
+            ("full, warp);", "full, 0);", "store_async16_at: "),
+            ("    barrier_wait(full, k & 1);\n", "", "shared+"),
+            ("    sync_warp();\n", "", "no barrier lies between"),
+            ("(rank * 32 + lane) * 16", "(rank * 32 + lane) * 8", "not a multiple of 16"),
+            ("(rank * 32 + lane) * 16", "(rank * 32 + lane + 1) * 16", "belongs to an mbarrier"),
+            (
+                "    store_global16(y",
+                "    bulk_load(shared + (t ^ 33) * 16, args.x, 16, full);\n    store_global16(y",
+                "was written by store_async16_at",
+            ),
+            ("uniform(t / 32)", "uniform(t / 31)", "uniform: lane 31 has 0x1, lane 0 0"),
+            ("uniform(t / 32)", "(lane == 7 ? t / 32 : uniform(t / 32))", "deadlock"),
+        ],
+    });
 }
