@@ -9,7 +9,7 @@ use super::step::{Part, Step, Way};
 use super::stream::Stream;
 use super::timing::{self, Caches, Flusher};
 use super::vendor::Trial;
-use crate::plan::gpu::{Choice, GpuMachine, Ranked, WITHIN, libraries as estimates, promising, ranked};
+use crate::plan::gpu::{Choice, Cut, GpuMachine, Ranked, WITHIN, cuts, libraries as estimates, promising, ranked};
 use crate::plan::{Algorithm, Layout};
 use crate::{Error, Result, Scalar};
 
@@ -82,14 +82,15 @@ impl<T: Scalar> Operator<T> {
             let ways = self.ways(at, key, limit, ranked)?;
             all.push((at, ways));
         }
-        let least: f64 = all.iter().map(|(_, ways)| ways[0].seconds).sum();
+        let singles: Vec<f64> = all.iter().rev().map(|(_, ways)| ways[0].seconds).collect();
+        let (found_cuts, least) = cuts(&singles, &self.pair_seconds(key));
         let mut left_out: Vec<String> = found.err().map(|why| format!("libraries: {why}")).into_iter().collect();
         if let Some(dense) = self.whole(key, limit)?.filter(|dense| dense.seconds < least) {
             // SAFETY: nothing is tried at an address.
             match unsafe { self.way(Part::Whole, &dense, key, None, shared) } {
                 Ok(way) => {
                     let why = format!(
-                        "estimated {:.2} µs; factor by factor {:.2} µs{}",
+                        "estimated {:.2} µs; by its factors {:.2} µs{}",
                         dense.seconds * 1e6,
                         least * 1e6,
                         without(&left_out)
@@ -100,7 +101,18 @@ impl<T: Scalar> Operator<T> {
             }
         }
         let mut steps = Vec::new();
-        for (at, ways) in all {
+        let apart = |at: usize| format!("; factor by factor {:.2} µs", (singles[at] + singles[at + 1]) * 1e6);
+        for cut in found_cuts {
+            let at = match cut {
+                Cut::Factor(at) => at,
+                Cut::Pair(at) => {
+                    let mut step = self.pair(at, key, shared)?;
+                    step.why.push_str(&apart(at));
+                    steps.push(step);
+                    continue;
+                }
+            };
+            let ways = &all[self.chain.factors().len() - 1 - at].1;
             let mut left_out = left_out.clone();
             let mut picked = None;
             for (rank, ranked) in ways.iter().enumerate() {
@@ -143,23 +155,27 @@ impl<T: Scalar> Operator<T> {
     ) -> Result<Prepared<T>> {
         let found = self.libraries();
         let limit = found.ok();
-        let hidden = self.hidden(key.n, shared)?;
+        let hidden = self.hidden(key.n, self.chain.factors().len(), shared)?;
         let missing: Vec<String> = found.err().map(|why| format!("libraries: {why}")).into_iter().collect();
-        let (mut steps, mut least, mut seconds) = (Vec::new(), 0.0, 0.0);
-        let factors = self.chain.factors().len();
-        for (step, at) in (0..factors).rev().enumerate() {
+        let (mut steps, mut least, mut seconds) = (Vec::<Step<T>>::new(), 0.0, 0.0);
+        let place = |step: usize, at: usize| {
             let from = if step == 0 { x } else { hidden[(step - 1) % 2].pointer() };
-            let to = if step + 1 == factors { y } else { hidden[step % 2].pointer() };
+            (from, if at == 0 { y } else { hidden[step % 2].pointer() })
+        };
+        // The step before, where it is one factor, and its seconds: what a kernel for two must beat.
+        let mut before: Option<f64> = None;
+        for at in (0..self.chain.factors().len()).rev() {
+            let (from, to) = place(steps.len(), at);
             let ways = self.ways(at, key, limit, promising)?;
             least += ways[0].seconds;
             let mut best: Option<(f64, f64, Way<T>)> = None;
             let (mut others, mut left_out) = (Vec::new(), missing.clone());
             for ranked in &ways {
-                let before = best.as_ref().map_or(f64::INFINITY, |best| best.0);
+                let fastest = best.as_ref().map_or(f64::INFINITY, |best| best.0);
                 // SAFETY: hidden vectors are as large as the factors need; the ends are the caller's word.
-                match unsafe { self.timed(Part::Factor(at), ranked, key, (from, to), before, clock, shared) } {
+                match unsafe { self.timed(Part::Factor(at), ranked, key, (from, to), fastest, clock, shared) } {
                     Ok((measured, way)) => {
-                        let other = if measured < before {
+                        let other = if measured < fastest {
                             best.replace((measured, ranked.seconds, way)).map(|(seconds, _, way)| (seconds, way))
                         } else {
                             Some((measured, way))
@@ -174,6 +190,29 @@ impl<T: Scalar> Operator<T> {
             // SAFETY: as above.
             unsafe { way.run(from, to, self.bias_at(at), key.n, &clock.stream) }?;
             seconds += measured;
+            if let Some(apart) = before.take().map(|first| first + measured)
+                && let Ok(mut pair) = self.pair(at, key, shared)
+            {
+                let (from, to) = place(steps.len() - 1, at);
+                let run = |stream: &Stream| {
+                    // SAFETY: as above.
+                    unsafe { pair.way.run(from, to, self.bias_at(at), key.n, stream) }
+                };
+                let together = clock.seconds(measured, apart, run)?;
+                if together < apart {
+                    pair.why = format!(
+                        "measured {:.2} µs, {}; factor by factor {:.2} µs",
+                        together * 1e6,
+                        pair.why,
+                        apart * 1e6
+                    );
+                    seconds += together - apart;
+                    steps.pop();
+                    steps.push(pair);
+                    continue;
+                }
+            }
+            before = Some(measured);
             let why = format!(
                 "measured {:.2} µs, estimated {:.2} µs; others {}{}",
                 measured * 1e6,
@@ -196,7 +235,7 @@ impl<T: Scalar> Operator<T> {
             match whole {
                 Ok((measured, way)) if measured < apart => {
                     let why = format!(
-                        "measured {:.2} µs, estimated {:.2} µs; factor by factor {:.2} µs",
+                        "measured {:.2} µs, estimated {:.2} µs; by its factors {:.2} µs",
                         measured * 1e6,
                         dense.seconds * 1e6,
                         apart * 1e6

@@ -11,7 +11,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use super::cache::Cache;
 use super::compile;
 use super::launch::Kernel;
-use crate::plan::gpu::{Flops, GpuMachine, GpuPlan};
+use crate::plan::gpu::{Flops, GpuMachine, KernelPlan};
 use crate::{Error, Result};
 
 /// A GPU that is ready for work. Clones share it; it is given back when the last one goes.
@@ -146,8 +146,8 @@ impl Device {
     }
 
     /// The plan's kernel, loaded: from this process, from the disk, or compiled now.
-    pub(super) fn kernel(&self, plan: &GpuPlan) -> Result<Arc<Kernel>> {
-        let source = plan.source();
+    pub(super) fn kernel(&self, plan: &dyn KernelPlan) -> Result<Arc<Kernel>> {
+        let source = super::source::source(plan);
         let kernels = || self.inner.kernels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(kernel) = kernels().get(&source).and_then(Weak::upgrade) {
             return Ok(kernel);

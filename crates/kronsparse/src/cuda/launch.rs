@@ -8,7 +8,7 @@ use cudarc::driver::sys::{self, CUfunction, CUfunction_attribute, CUmodule, CUte
 use super::compile::{Cubin, Resources};
 use super::device::{Device, check};
 use super::source::ENTRY;
-use crate::plan::gpu::{GpuPlan, Operand, Swizzle, TensorMap};
+use crate::plan::gpu::{KernelPlan, Operand, Swizzle, TensorMap};
 use crate::{DType, Error, Result};
 
 /// What every kernel is given: `ks::Args` of `kernels/args.cuh`.
@@ -113,13 +113,14 @@ pub(super) struct Launch {
     threads: u32,
     shared_bytes: u32,
     cluster: u32,
+    in_clusters: bool,
     maps: Box<[TensorMap]>,
     dtype: DType,
 }
 
 impl Launch {
     /// For `n ≥ 1` vectors.
-    pub(super) fn new(device: &Device, plan: &GpuPlan, n: usize) -> Result<Launch> {
+    pub(super) fn new(device: &Device, plan: &dyn KernelPlan, n: usize) -> Result<Launch> {
         let maps = plan.tensor_maps(n).into_boxed_slice();
         if maps.len() > MOST_MAPS {
             let what = format!("a plan of family {}", plan.name());
@@ -131,8 +132,9 @@ impl Launch {
             threads: plan.threads(),
             shared_bytes: plan.shared_bytes(),
             cluster: plan.cluster(),
+            in_clusters: plan.in_clusters(),
             maps,
-            dtype: plan.problem().dtype,
+            dtype: plan.dtype(),
         })
     }
 
@@ -177,7 +179,7 @@ impl Launch {
             sharedMemBytes: self.shared_bytes,
             hStream: stream,
             attrs: &raw mut attribute,
-            numAttrs: u32::from(self.cluster > 1),
+            numAttrs: u32::from(self.in_clusters),
         };
         // SAFETY: the parameters are those of the kernel's declaration, in order and alive during the call, which copies
         // them; unused entries of the array are not read. The caller answers for the addresses.

@@ -14,6 +14,7 @@ pub mod libraries;
 mod memory;
 pub mod multiplier;
 mod operator;
+mod pairs;
 pub mod source;
 mod step;
 mod stream;

@@ -9,7 +9,7 @@ use super::memory::Buffer;
 use super::step::{Part, Step};
 use super::stream::{Event, Stream};
 use super::vendor::Session;
-use crate::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, Precision, Rejected};
+use crate::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, PairPlan, Precision, Rejected};
 use crate::plan::{Activation, Algorithm};
 use crate::{Chain, ChainPattern, DType, Error, Layout, Result, Scalar};
 
@@ -22,7 +22,8 @@ pub enum Plans {
     /// The planner: the least estimated time.
     #[default]
     Best,
-    /// The planner within one kernel family, by its name; an error where the family has no legal tile.
+    /// The planner within one kernel family, by its name; an error where the family has no legal tile. `pair_wgmma` multiplies
+    /// by two factors at a time from the right end on, and what is left over by the planner's choice.
     Family(String),
     /// This function.
     Custom(Arc<Planner>),
@@ -32,6 +33,8 @@ impl Plans {
     fn pick(&self, problem: &GpuProblem, machine: &GpuMachine) -> Result<GpuPlan> {
         let picked = match self {
             Plans::Best => gpu::choose(problem, machine),
+            // What is left over of a chain of an odd number of factors.
+            Plans::Family(name) if name == PairPlan::NAME => gpu::choose(problem, machine),
             Plans::Family(name) => gpu::family(name, problem, machine),
             Plans::Custom(planner) => planner(problem, machine),
         };
@@ -387,37 +390,48 @@ impl<T: Scalar> Operator<T> {
     fn make(&self, key: Key, shared: &mut Shared<T>) -> Result<Prepared<T>> {
         let steps = match self.algorithm {
             _ if self.picks() => self.by_estimate(key, shared)?,
-            Algorithm::Auto | Algorithm::Fused => {
-                (0..self.chain.factors().len()).rev().map(|at| self.planned(at, key, shared)).collect::<Result<_>>()?
-            }
+            Algorithm::Auto | Algorithm::Fused => self.by_kernels(key, shared)?,
             algorithm => {
                 // SAFETY: nothing is tried at an address.
                 let way = unsafe { self.library(Part::Whole, algorithm, key, None) }?;
                 vec![Step { what: self.name(Part::Whole), way, why: "as was asked".into() }]
             }
         };
-        let hidden = if steps.len() > 1 { self.hidden(key.n, shared)? } else { shared.hidden.clone() };
+        let hidden = self.hidden(key.n, steps.len(), shared)?;
         Ok(Prepared { steps, hidden })
     }
 
+    /// Whether kernels for two factors are considered, or asked for.
+    pub(super) fn may_pair(&self) -> bool {
+        matches!(self.plans, Plans::Best)
+    }
+    pub(super) fn forced_pairs(&self) -> bool {
+        matches!(&self.plans, Plans::Family(name) if name == PairPlan::NAME)
+    }
+
+    /// The estimate of a factor by the kernel that [`Options::plans`] picks.
+    pub(super) fn planned_seconds(&self, at: usize, key: Key) -> Result<f64> {
+        let (problem, machine) = (self.problem(Part::Factor(at), key)?, self.device.machine());
+        Ok(self.plans.pick(&problem, machine)?.seconds(machine))
+    }
+
     /// A factor by the kernel that [`Options::plans`] picks.
-    fn planned(&self, at: usize, key: Key, shared: &mut Shared<T>) -> Result<Step<T>> {
+    pub(super) fn planned(&self, at: usize, key: Key, shared: &mut Shared<T>) -> Result<Step<T>> {
         let plan = self.plans.pick(&self.problem(Part::Factor(at), key)?, self.device.machine())?;
         let why = format!("estimated {:.2} µs", plan.seconds(self.device.machine()) * 1e6);
         Ok(Step { what: self.name(Part::Factor(at)), way: self.kernel(at, plan, key, shared)?, why })
     }
 
-    /// Memory for the hidden vectors of the chain; step `k` writes number `k mod 2`.
-    pub(super) fn hidden(&self, n: usize, shared: &mut Shared<T>) -> Result<[Arc<Buffer<T>>; 2]> {
-        let factors = self.chain.factors();
-        for (slot, hidden) in shared.hidden.iter_mut().enumerate() {
-            let writers = factors.iter().rev().take(factors.len() - 1).skip(slot).step_by(2);
-            let features = writers.map(|factor| factor.pattern().rows()).max().unwrap_or(0);
-            let len = n.checked_mul(features).ok_or(Error::Length {
-                what: "hidden vectors (n · rows of a factor)",
-                expected: usize::MAX,
-                found: n,
-            })?;
+    /// Memory for the vectors that pass between so many steps; step `k` writes number `k mod 2`.
+    pub(super) fn hidden(&self, n: usize, steps: usize, shared: &mut Shared<T>) -> Result<[Arc<Buffer<T>>; 2]> {
+        // Which vectors pass between steps depends on the kernels: any of them may.
+        let features = self.chain.factors().iter().skip(1).map(|factor| factor.pattern().rows()).max().unwrap_or(0);
+        let len = n.checked_mul(features).ok_or(Error::Length {
+            what: "hidden vectors (n · rows of a factor)",
+            expected: usize::MAX,
+            found: n,
+        })?;
+        for hidden in shared.hidden.iter_mut().take(steps.saturating_sub(1)) {
             // A larger one replaces it for later calls; earlier ones keep theirs, which graphs may name.
             if hidden.len() < len {
                 *hidden = Arc::new(Buffer::alloc(&self.device, len)?);

@@ -1,6 +1,6 @@
 //! Stage 3, SOURCE: from a plan to the text that the compiler reads, and the headers that the text includes.
 
-use crate::plan::gpu::GpuPlan;
+use crate::plan::gpu::{GpuPlan, KernelPlan, PairPlan};
 
 /// The kernels' files, by the names under which a source includes them.
 pub const HEADERS: &[(&str, &str)] = &[
@@ -15,6 +15,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("lanes_wgmma.cuh", include_str!("../../kernels/lanes_wgmma.cuh")),
     ("finish.cuh", include_str!("../../kernels/finish.cuh")),
     ("inspect.cuh", include_str!("../../kernels/inspect.cuh")),
+    ("pair_wgmma.cuh", include_str!("../../kernels/pair_wgmma.cuh")),
     ("permute.cuh", include_str!("../../kernels/permute.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
@@ -30,20 +31,32 @@ pub const ENTRY: &str = "kronsparse";
 impl GpuPlan {
     /// One instantiation of the family's kernel, as CUDA C++: everything that the compiler reads but the headers.
     pub fn source(&self) -> String {
-        let family = self.name();
-        let maps = self.tensor_maps(1).len();
-        let parameters: String = (0..maps).map(|k| format!(", KS_PARAMETER ks::TensorMap map{k}")).collect();
-        let passed: String = (0..maps).map(|k| format!(", &map{k}")).collect();
-        format!(
-            "{prelude}#include \"{family}.cuh\"\n\
-             static_assert(sizeof(ks::Args) == {args} && sizeof(ks::TensorMap) == {map}, \"Rust and CUDA disagree\");\n\
-             KS_KERNEL({threads}) {ENTRY}(KS_PARAMETER ks::Args args{parameters}) {{\n  \
-             ks::{family}<{arguments}>(args{passed});\n}}\n",
-            prelude = self.prelude(),
-            args = size_of::<super::launch::Args>(),
-            map = size_of::<super::launch::EncodedMap>(),
-            threads = self.threads(),
-            arguments = self.arguments(),
-        )
+        source(self)
     }
+}
+
+impl PairPlan {
+    /// As [`GpuPlan::source`].
+    pub fn source(&self) -> String {
+        source(self)
+    }
+}
+
+/// One instantiation of a plan's kernel.
+pub(super) fn source(plan: &dyn KernelPlan) -> String {
+    let family = plan.name();
+    let maps = plan.tensor_maps(1).len();
+    let parameters: String = (0..maps).map(|k| format!(", KS_PARAMETER ks::TensorMap map{k}")).collect();
+    let passed: String = (0..maps).map(|k| format!(", &map{k}")).collect();
+    format!(
+        "{prelude}#include \"{family}.cuh\"\n\
+         static_assert(sizeof(ks::Args) == {args} && sizeof(ks::TensorMap) == {map}, \"Rust and CUDA disagree\");\n\
+         KS_KERNEL({threads}) {ENTRY}(KS_PARAMETER ks::Args args{parameters}) {{\n  \
+         ks::{family}<{arguments}>(args{passed});\n}}\n",
+        prelude = plan.prelude(),
+        args = size_of::<super::launch::Args>(),
+        map = size_of::<super::launch::EncodedMap>(),
+        threads = plan.threads(),
+        arguments = plan.arguments(),
+    )
 }

@@ -8,7 +8,7 @@ use super::memory::Buffer;
 use super::operator::{Key, Operator, Shared};
 use super::stream::Stream;
 use super::vendor::{self, Trial, Vendor};
-use crate::plan::gpu::{Choice, GpuPlan, GpuProblem, Ranked};
+use crate::plan::gpu::{Choice, GpuPlan, GpuProblem, KernelPlan, Ranked};
 use crate::plan::{Activation, Algorithm};
 use crate::{Chain, Error, Pattern, Result, Scalar};
 
@@ -32,7 +32,7 @@ pub(super) struct Step<T> {
 
 /// A way of multiplying, ready to be queued.
 pub(super) enum Way<T> {
-    Kernel { plan: Box<GpuPlan>, weights: Arc<Buffer<T>>, launch: Launch, blocks: u32 },
+    Kernel { plan: Box<dyn KernelPlan>, weights: Arc<Buffer<T>>, launch: Launch, blocks: u32 },
     Library { algorithm: Algorithm, vendor: Box<Vendor<T>> },
 }
 

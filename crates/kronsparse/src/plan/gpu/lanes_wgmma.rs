@@ -12,7 +12,7 @@ mod cost;
 mod header;
 mod tile;
 
-pub use header::{Kind, wgmma_header};
+pub use header::{Kind, wgmma_header, wgmma_shared_header};
 pub use tile::{Geometry, Tile};
 
 use tile::Numbers;
@@ -234,7 +234,7 @@ impl Plan {
 /// Clusters of `blocks` blocks, one per multiprocessor, that are resident at once. A cluster lives in one GPC; an H100 has
 /// GPCs of 16 and 18 multiprocessors, so that clusters which do not divide those leave some idle (measured with
 /// `cuOccupancyMaxActiveClusters`: 39, 30, 17 and 15 of 3, 4, 6 and 8).
-fn clusters(blocks: usize, multiprocessors: usize) -> usize {
+pub(super) fn clusters(blocks: usize, multiprocessors: usize) -> usize {
     let usable = match blocks {
         1 | 2 => multiprocessors,
         3 => multiprocessors * 117 / 132,

@@ -1,14 +1,18 @@
 //! GPU plans: which kernel family, with which template numbers, multiplies by one factor. Never touches a device.
 //!
 //! A family is a file with a type `Plan` (see [`plain::Plan`] for the methods) and a line in `families!` below: nothing
-//! else here or in the engine names it, but for its header in the list of embedded files. What the vendor's libraries take
+//! else here or in the engine names it, but for its header in the list of embedded files. [`pair_wgmma`] multiplies by two
+//! factors at once. What the vendor's libraries take
 //! instead is estimated in [`libraries`], and both are put in order by [`ranked`](fn@ranked) for `auto`.
 
+mod cuts;
+mod kernel_plan;
 pub mod lanes_mma;
 pub mod lanes_wgmma;
 pub mod libraries;
 mod machine;
 pub mod narrow;
+pub mod pair_wgmma;
 pub mod plain;
 mod ranked;
 mod tensor_map;
@@ -16,7 +20,10 @@ mod weight_parts;
 
 use std::fmt;
 
+pub use cuts::{Cut, cuts};
+pub use kernel_plan::KernelPlan;
 pub use machine::{Flops, GpuMachine};
+pub use pair_wgmma::{PairPlan, PairProblem};
 pub use ranked::{Choice, KERNELS, Ranked, WITHIN, promising, ranked};
 pub use tensor_map::{Operand, Swizzle, TensorMap};
 pub use weight_parts::WeightParts;

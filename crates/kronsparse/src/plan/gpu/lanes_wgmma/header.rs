@@ -60,6 +60,40 @@ pub fn wgmma_header(kind: Kind, n: u32) -> String {
     )
 }
 
+/// CUDA C++ that defines `ks::WgmmaShared<kind, n>::run(d, descriptor_a, descriptor_b, add)`: `d = a · b`, to which the old `d` is
+/// added where `add`; both operands in shared memory. As [`wgmma_header`] otherwise. 16-bit types only.
+///
+/// # Panics
+/// When the instruction has no such `n`, and for TF32.
+pub fn wgmma_shared_header(kind: Kind, n: u32) -> String {
+    assert!(n.is_multiple_of(8) && (8..=256).contains(&n), "wgmma needs N = 8, 16, … 256, found {n}");
+    let name = match kind {
+        Kind::F16 => "f16",
+        Kind::Bf16 => "bf16",
+        Kind::Tf32 => panic!("A of 16-bit numbers expected, found TF32"),
+    };
+    let sums = n / 2;
+    let list = (0..sums).map(|k| format!("%{k}")).collect::<Vec<_>>().join(",");
+    let outputs = (0..sums).map(|k| format!("\"+f\"(d[{k}])")).collect::<Vec<_>>().join(", ");
+    let (tag, a, b, add) = (kind.tag(), sums, sums + 1, sums + 2);
+    format!(
+        "#include \"types.cuh\"\n\
+         #ifndef KS_EMULATED\n\
+         namespace ks {{\n\
+         template <class T, int N> struct WgmmaShared;\n\
+         template <> struct WgmmaShared<{tag}, {n}> {{\n  \
+           static KS_DEVICE void run(float (&d)[{sums}], u64 descriptor_a, u64 descriptor_b, bool add) {{\n    \
+             asm volatile(\"{{\\n.reg .pred add;\\nsetp.ne.b32 add, %{add}, 0;\\n\"\n      \
+               \"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{name}.{name} {{{list}}}, %{a}, %{b}, add, 1, 1, 0, 0;\\n}}\"\n      \
+               : {outputs}\n      \
+               : \"l\"(descriptor_a), \"l\"(descriptor_b), \"r\"(static_cast<u32>(add)));\n  \
+           }}\n\
+         }};\n\
+         }}  // namespace ks\n\
+         #endif\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +109,13 @@ mod tests {
                 && text.contains(",%127}, {%128,%129,%130,%131}, %132, 1, 1, 1, 0;")
         );
         assert!(text.contains("\"+f\"(d[127])") && !text.contains("d[128]"));
+    }
+
+    #[test]
+    fn both_operands_may_stand_in_shared_memory() {
+        let text = wgmma_shared_header(Kind::F16, 8);
+        assert!(text.contains("setp.ne.b32 add, %6, 0;"), "{text}");
+        assert!(text.contains("m64n8k16.f32.f16.f16 {%0,%1,%2,%3}, %4, %5, add, 1, 1, 0, 0;"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,334 @@
+//! Two consecutive factors in one kernel on Hopper: the hidden vectors never leave the chip. Its kernel is
+//! `kernels/pair_wgmma.cuh`.
+
+use std::fmt;
+
+use super::lanes_wgmma::{Kind, wgmma_header, wgmma_shared_header};
+use super::plain::activation_name;
+use super::{GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap};
+use crate::{Activation, DType, Error, Layout, Pattern, Result, Scalar};
+
+mod tile;
+
+use tile::Numbers;
+pub use tile::Tile;
+
+/// One multiplication by two factors, without its numbers: `Y = activation(X · firstᵀ · secondᵀ + bias)`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PairProblem {
+    /// The factor that is applied first: `(a1, b1, c1, 1)` for this family.
+    pub first: Pattern,
+    /// The one that is applied to the result, rounded to `dtype`: `(1, b2, c2, d2)` for this family.
+    pub second: Pattern,
+    /// Element type of `X`, the weights, the bias and `Y`.
+    pub dtype: DType,
+    /// Order of `X` and `Y`.
+    pub layout: Layout,
+    /// Number of vectors that the plan is made for. A plan is legal for any number; it is fast for this one.
+    pub batch: usize,
+    /// Whether `X` and `Y` start at multiples of 16 bytes.
+    pub aligned: bool,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// What is applied after the bias.
+    pub activation: Activation,
+}
+
+/// A legal tile for a problem.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PairPlan {
+    problem: PairProblem,
+    tile: Tile,
+    numbers: Numbers,
+    /// Clusters that the machine holds at once.
+    clusters: usize,
+}
+
+/// The largest coordinate of a tensor map that the kernel counts with.
+const LARGEST_INDEX: usize = i32::MAX as usize;
+
+impl PairPlan {
+    /// The family's name: of its header and of its kernel.
+    pub const NAME: &'static str = "pair_wgmma";
+
+    /// The only way to get a plan: f16 or bf16, batch-first, on compute capability 9.0; patterns `(a1, b1, c1, 1)` and
+    /// `(1, b2, c2, d2)` whose hidden vectors have one size; aligned arrays; a tile that fits them.
+    pub fn new(problem: &PairProblem, tile: Tile, machine: &GpuMachine) -> std::result::Result<PairPlan, Rejected> {
+        let PairProblem { first, second, dtype, layout, batch, aligned, bias: _, activation: _ } = *problem;
+        if !matches!(dtype, DType::F16 | DType::Bf16) {
+            return Err(Rejected::Element(dtype));
+        }
+        if machine.capability != (9, 0) {
+            return Err(Rejected::Capability { needs: (9, 0), has: machine.capability });
+        }
+        if !aligned {
+            return Err(Rejected::Alignment);
+        }
+        let rule = |why: String| Err(Rejected::Rule(why));
+        if layout != Layout::BatchFirst {
+            return rule(format!("the kernel multiplies batch-first arrays, found {layout}"));
+        }
+        if first.d() != 1 || second.a() != 1 {
+            return rule(format!(
+                "the kernel multiplies by (a, b, c, 1) and then (1, b, c, d), found {first} and {second}"
+            ));
+        }
+        if first.rows() != second.cols() {
+            let (rows, cols) = (first.rows(), second.cols());
+            return rule(format!("{first} gives {rows} hidden numbers, {second} takes {cols}"));
+        }
+        let extents = [first.cols(), second.rows(), batch];
+        if extents.iter().any(|&extent| extent > LARGEST_INDEX) {
+            return rule(format!("the copy engine counts up to {LARGEST_INDEX}, found {extents:?}"));
+        }
+        let numbers = Numbers::new(first, second, tile).map_err(Rejected::Rule)?;
+        if numbers.shared > machine.shared_per_block as usize {
+            let needs = u32::try_from(numbers.shared).unwrap_or(u32::MAX);
+            return Err(Rejected::SharedMemory { needs, has: machine.shared_per_block });
+        }
+        let clusters = super::lanes_wgmma::clusters(tile.cluster, machine.multiprocessors as usize);
+        Ok(PairPlan { problem: problem.clone(), tile, numbers, clusters })
+    }
+
+    /// Tiles worth trying, the fastest by estimate first.
+    pub fn candidates(problem: &PairProblem, machine: &GpuMachine) -> Vec<PairPlan> {
+        let mut plans: Vec<PairPlan> =
+            Tile::all().filter_map(|tile| Self::with_most_stages(problem, tile, machine)).collect();
+        plans.sort_by(|p, q| p.seconds().total_cmp(&q.seconds()));
+        plans
+    }
+
+    /// The plan with the least estimated time.
+    ///
+    /// Errors: why the most ordinary tile is not legal, where none is.
+    pub fn choose(problem: &PairProblem, machine: &GpuMachine) -> std::result::Result<PairPlan, Rejected> {
+        match Self::candidates(problem, machine).into_iter().next() {
+            Some(plan) => Ok(plan),
+            None => Self::new(problem, Tile::ORDINARY, machine),
+        }
+    }
+
+    /// The tile with as many stages, up to 16, as shared memory holds.
+    fn with_most_stages(problem: &PairProblem, tile: Tile, machine: &GpuMachine) -> Option<PairPlan> {
+        let plan = PairPlan::new(problem, tile, machine).ok()?;
+        let stage = plan.numbers.stage_bytes + 16;
+        let rest = plan.numbers.shared - tile.stages * stage;
+        let stages = ((machine.shared_per_block as usize - rest) / stage).min(16);
+        PairPlan::new(problem, Tile { stages, ..tile }, machine).ok()
+    }
+
+    /// What is multiplied.
+    pub fn problem(&self) -> &PairProblem {
+        &self.problem
+    }
+    /// How the work is cut.
+    pub fn tile(&self) -> Tile {
+        self.tile
+    }
+    /// Names the order of the packed weights: two plans of one pair with one name share a packed copy.
+    pub fn packing(&self) -> String {
+        let Tile { cluster, members, item_units, group_outs, depth, row_groups: _, stages: _, prefetch: _ } = self.tile;
+        format!("{} {cluster} {members} {item_units} {group_outs} {depth}", Self::NAME)
+    }
+
+    /// The weights of both factors, of shapes `(a1, b1, c1, 1)` and `(1, b2, c2, d2)` in C order, in the kernel's order.
+    pub fn pack<T: Scalar>(&self, first: &[T], second: &[T]) -> Result<Vec<T>> {
+        let PairProblem { first: one, second: two, .. } = self.problem;
+        for (what, pattern, weights) in [
+            ("weights of the first factor (a·b·c·d)", one, first),
+            ("weights of the second factor (a·b·c·d)", two, second),
+        ] {
+            if weights.len() != pattern.nnz() {
+                return Err(Error::Length { what, expected: pattern.nnz(), found: weights.len() });
+            }
+        }
+        let mut packed = vec![T::ZERO; self.numbers.packed * self.tile.cluster];
+        let mut weights = first.iter();
+        for i in 0..one.a() {
+            for o in 0..one.b() {
+                for l in 0..one.c() {
+                    packed[self.numbers.first_index(i, o, l)] = *weights.next().expect("a·b·c weights");
+                }
+            }
+        }
+        let mut weights = second.iter();
+        for o in 0..two.b() {
+            for l in 0..two.c() {
+                for j in 0..two.d() {
+                    packed[self.numbers.second_index(&self.tile, o, l, j)] = *weights.next().expect("b·c·d weights");
+                }
+            }
+        }
+        Ok(packed)
+    }
+
+    /// Estimated seconds for `problem().batch` vectors on an H100: every round of the clusters moves X and Y of a block's tile
+    /// at a pace that was measured, with 16-byte runs of Y at less than half of it. Fitted to five tiles in
+    /// `record/2026-11-22-h100/attempts.md`, which it meets within a tenth.
+    pub fn seconds(&self) -> f64 {
+        let PairProblem { first, second, .. } = self.problem;
+        let tiles = self.problem.batch.max(1).div_ceil(self.numbers.rows);
+        let rounds = tiles.div_ceil(self.clusters) as f64;
+        let bytes = |features: usize| (self.numbers.rows * features * 2) as f64 / self.tile.cluster as f64;
+        let runs = if self.tile.item_units == 1 { SHORT_RUNS } else { 1.0 };
+        let moved = bytes(first.cols()) + bytes(second.rows()) * runs;
+        let weights = (self.numbers.packed * 2) as f64;
+        let shallow = 1.0 + 0.02 / self.tile.depth as f64 + 0.1 / self.tile.stages as f64;
+        START + rounds * (TILE + (moved / PACE + weights / WEIGHTS_PACE) * shallow)
+    }
+
+    /// Tiles of 64 or 128 vectors.
+    fn tiles(&self, n: usize) -> usize {
+        n.div_ceil(self.numbers.rows).max(1)
+    }
+}
+
+/// Seconds before the first tile and after the last.
+const START: f64 = 4.5e-6;
+/// Seconds of a tile that do not depend on its size.
+const TILE: f64 = 0.3e-6;
+/// Bytes of X and Y per second and block.
+const PACE: f64 = 16e9;
+/// Bytes of weights per second and block.
+const WEIGHTS_PACE: f64 = 300e9;
+/// How much slower 16-byte runs of Y are than 32-byte runs.
+const SHORT_RUNS: f64 = 2.25;
+
+impl KernelPlan for PairPlan {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+    fn dtype(&self) -> DType {
+        self.problem.dtype
+    }
+    fn arguments(&self) -> String {
+        let PairProblem { first, second, dtype, bias, activation, .. } = self.problem;
+        let Tile { cluster, row_groups, members, item_units, group_outs, depth, stages, prefetch } = self.tile;
+        let ([a1, b1, c1, _], [_, b2, c2, d2]) = (first.shape(), second.shape());
+        let element = if dtype == DType::F16 { "F16" } else { "BF16" };
+        format!(
+            "ks::PairTile<ks::{element}, {}, {bias}, {a1}, {b1}, {c1}, {b2}, {c2}, {d2}, {cluster}, {row_groups}, {members}, \
+             {item_units}, {group_outs}, {depth}, {stages}, {prefetch}, {}>",
+            activation_name(activation),
+            self.numbers.registers
+        )
+    }
+    fn prelude(&self) -> String {
+        let kind = if self.problem.dtype == DType::F16 { Kind::F16 } else { Kind::Bf16 };
+        let (second, first) = (self.tile.group_outs as u32, self.numbers.first_outs as u32);
+        format!("#define KS_WGMMA 1\n{}{}", wgmma_header(kind, second), wgmma_shared_header(kind, first))
+    }
+    fn threads(&self) -> u32 {
+        self.numbers.threads as u32
+    }
+    fn shared_bytes(&self) -> u32 {
+        self.numbers.shared as u32
+    }
+    fn grid(&self, n: usize) -> u32 {
+        (self.tiles(n).min(self.clusters) * self.tile.cluster) as u32
+    }
+    fn cluster(&self) -> u32 {
+        self.tile.cluster as u32
+    }
+    fn in_clusters(&self) -> bool {
+        // A block sends to itself as to the others of its cluster.
+        true
+    }
+    fn tensor_maps(&self, n: usize) -> Vec<TensorMap> {
+        let columns = self.problem.first.cols() as u64;
+        let (rows, line) = (n.max(1) as u64, columns * self.problem.dtype.size() as u64);
+        vec![TensorMap {
+            operand: Operand::X,
+            dims: [columns, rows, 1, 1],
+            strides: [line, line * rows, line * rows],
+            boxed: [64, self.numbers.rows as u32, 1, 1],
+            swizzle: Swizzle::Bytes128,
+        }]
+    }
+}
+
+impl fmt::Display for PairPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tile, x) = (&self.tile, &self.numbers);
+        write!(
+            f,
+            "{}: {} vectors a cluster of {} blocks, {} blocks of the first factor and {} lanes of the second one each, {} lanes × \
+             {} outputs a warpgroup at a time, {} stages of {} bytes, {} threads, {} bytes of shared memory; hidden vectors stay \
+             on the chip",
+            Self::NAME,
+            x.rows,
+            tile.cluster,
+            x.blocks,
+            x.lanes,
+            tile.item_units * 8,
+            tile.group_outs,
+            tile.stages,
+            x.stage_bytes,
+            x.threads,
+            x.shared
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(first: &str, second: &str, batch: usize) -> PairProblem {
+        PairProblem {
+            first: first.parse().unwrap(),
+            second: second.parse().unwrap(),
+            dtype: DType::F16,
+            layout: Layout::BatchFirst,
+            batch,
+            aligned: true,
+            bias: false,
+            activation: Activation::None,
+        }
+    }
+
+    #[test]
+    fn the_weights_fill_the_packed_array_once() {
+        for (first, second) in [
+            ("64,64,64,1", "1,64,64,64"),
+            ("32,32,32,1", "1,48,32,32"),
+            ("16,24,16,1", "1,40,24,16"),
+            ("8,128,128,1", "1,16,16,64"),
+            ("48,48,64,1", "1,64,36,64"),
+        ] {
+            let problem = problem(first, second, 1000);
+            let plans = PairPlan::candidates(&problem, &GpuMachine::h100());
+            assert!(!plans.is_empty(), "{first} {second}");
+            for plan in plans {
+                let ones = |pattern: Pattern| vec![half::f16::from_f32(1.0); pattern.nnz()];
+                let packed = plan.pack(&ones(problem.first), &ones(problem.second)).unwrap();
+                let count = packed.iter().filter(|w| w.to_f32() == 1.0).count();
+                assert_eq!(count, problem.first.nnz() + problem.second.nnz(), "{plan}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_monarch_chain_of_4096_takes_clusters_of_four_and_runs_of_32_bytes() {
+        let plan = PairPlan::choose(&problem("64,64,64,1", "1,64,64,64", 25088), &GpuMachine::h100()).unwrap();
+        assert_eq!((plan.tile.cluster, plan.tile.item_units), (4, 2), "{plan}");
+        assert!(plan.shared_bytes() <= GpuMachine::h100().shared_per_block);
+        let seconds = plan.seconds();
+        assert!((200e-6..260e-6).contains(&seconds), "231 µs were measured, {seconds} estimated");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_its_numbers() {
+        let machine = GpuMachine::h100();
+        let why = |problem: PairProblem| PairPlan::choose(&problem, &machine).unwrap_err().to_string();
+        let good = problem("64,64,64,1", "1,64,64,64", 64);
+        assert!(why(problem("64,64,64,1", "1,64,64,32", 64)).contains("4096 hidden numbers"));
+        assert!(why(problem("32,64,64,2", "1,64,64,64", 64)).contains("found (32,64,64,2)"));
+        assert!(why(PairProblem { dtype: DType::F32, ..good.clone() }).contains("f32"));
+        assert!(why(PairProblem { aligned: false, ..good.clone() }).contains("multiples of 16 bytes"));
+        assert!(why(PairProblem { layout: Layout::BatchLast, ..good.clone() }).contains("batch-first"));
+        assert!(why(problem("6,64,64,1", "1,768,192,2", 64)).contains("lanes"));
+        let old = GpuMachine { capability: (8, 0), ..machine.clone() };
+        assert!(PairPlan::choose(&good, &old).unwrap_err().to_string().contains("9.0"));
+    }
+}
