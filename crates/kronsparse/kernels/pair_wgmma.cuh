@@ -252,8 +252,10 @@ template <class S> KS_DEVICE void pair_consume(const Args& args, const PairMemor
     // Announced before any block is told that it may send: bytes that nobody expects must not come.
     if (member == 0 && thread_index() % 128 == 0 && t + clusters < tiles) barrier_expect(&m.hidden_full[team], S::SENT_BYTES);
     KS_UNROLL_BY(1)
-    for (u32 item = member; item < S::ITEMS; item += S::MEMBERS) {
-      const u32 round = item / S::MEMBERS * S::MEMBERS, side_by_side = S::ITEMS - round < S::MEMBERS ? S::ITEMS - round : S::MEMBERS;
+    for (u32 round = 0; round < S::ITEMS; round += S::MEMBERS) {
+      // In the last round there may be fewer items than members.
+      const u32 item = round + member, side_by_side = S::ITEMS - round < S::MEMBERS ? S::ITEMS - round : S::MEMBERS;
+      if (S::ITEMS % S::MEMBERS != 0 && item >= S::ITEMS) break;
       const u32 first = used + S::BRINGS + round * S::CHUNKS + member;
       const int unit0 = item / S::OUT_TILES * S::ITEM_UNITS, out0 = item % S::OUT_TILES * S::GROUP_OUTS;
       float results[S::ITEM_LANES][S::GROUP_OUTS / 2];

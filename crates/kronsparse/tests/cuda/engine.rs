@@ -1,7 +1,10 @@
 //! The GPU engine behind the harness's question: inputs go to fenced memory of the device, at any element's offset.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
-use kronsparse::plan::Algorithm;
+use kronsparse::plan::{Algorithm, gpu};
 use kronsparse::{ChainPattern, DType, Error, Layout, Result, Scalar};
 
 use crate::harness::inputs::{is_nan, nan};
@@ -18,10 +21,29 @@ pub(crate) struct Cuda {
     pub(crate) plans: Plans,
 }
 
+/// Plans of the family that was asked for.
+static OF_FAMILY: AtomicUsize = AtomicUsize::new(0);
+
+/// How many plans [`preferring`] has made of its family.
+pub(crate) fn of_family() -> usize {
+    OF_FAMILY.load(Ordering::Relaxed)
+}
+
+/// The best plan of a family, and the planner's choice where the family has none.
+fn preferring(family: String) -> Plans {
+    Plans::Custom(Arc::new(move |problem, machine| match gpu::family(&family, problem, machine) {
+        Ok(plan) => {
+            OF_FAMILY.fetch_add(1, Ordering::Relaxed);
+            Ok(plan)
+        }
+        Err(_) => gpu::choose(problem, machine),
+    }))
+}
+
 impl Cuda {
     /// This project's kernels with aligned arrays, and with arrays that start one and three elements later.
     pub(crate) fn all(device: &Device, family: Option<String>) -> Vec<Cuda> {
-        let (algorithm, plans) = (Algorithm::Fused, family.map_or(Plans::Best, Plans::Family));
+        let (algorithm, plans) = (Algorithm::Fused, family.map_or(Plans::Best, preferring));
         [0, 1, 3].map(|offset| Cuda { device: device.clone(), algorithm, offset, plans: plans.clone() }).into()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `cuda [NAME…]` runs the tests whose names contain one of the words. `KRONSPARSE_CASES=chains/` restricts `testdata` to cases
 //! whose name contains that text, `KRONSPARSE_RANDOM=1000` sets the number of random problems, `KRONSPARSE_FAMILY=plain`
-//! the kernel family, `KRONSPARSE_SEED=…` repeats a failed run, `KRONSPARSE_LARGE_GIB=…` allows the test of arrays beyond
+//! the kernel family to prefer, `KRONSPARSE_SEED=…` repeats a failed run, `KRONSPARSE_LARGE_GIB=…` allows the test of arrays beyond
 //! 2^31 elements, and `KRONSPARSE_REQUIRE_GPU=1` makes a missing GPU a failure.
 
 #[path = "../harness/mod.rs"]
@@ -25,9 +25,10 @@ use kronsparse::cuda::Device;
 /// A test's name and what it does; an error text says why it was not run.
 type Test = (&'static str, fn(&Device) -> Result<(), String>);
 
-const TESTS: [Test; 13] = [
+const TESTS: [Test; 14] = [
     ("every_case_on_the_gpu", every_case),
     ("random_patterns", random::patterns),
+    ("random_pairs", random::pairs),
     ("every_plain_tile", random::plain_tiles),
     ("auto_and_every_library_algorithm", auto::algorithms),
     ("tuned_operators", auto::tuned),
@@ -95,5 +96,9 @@ fn every_case(device: &Device) -> Result<(), String> {
     let runs: usize = cases.iter().map(|c| c.dtypes.len() * c.layouts.len() * c.batch.len()).sum();
     assert_eq!(report.records.len(), runs * engines.len(), "every combination ran once");
     report.assert();
+    if let Some(family) = wanted_family() {
+        println!("{} plans of the family {family}", engine::of_family());
+        assert!(engine::of_family() > 0, "no case has a plan of the family {family}");
+    }
     Ok(())
 }

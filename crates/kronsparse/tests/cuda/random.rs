@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use kronsparse::cuda::{Device, Plans};
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::{GpuPlan, plain};
+use kronsparse::plan::gpu::{GpuPlan, PairPlan, PairProblem, plain};
 use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern};
 
 use crate::engine::{Cuda, refusals};
@@ -68,6 +68,62 @@ pub(crate) fn patterns(device: &Device) -> Result<(), String> {
         .collect();
     let engines = Cuda::all(device, wanted_family());
     run(&cases, &engines[..2], &refusals, seed).assert();
+    Ok(())
+}
+
+/// Chains of two factors that one kernel multiplies by.
+pub(crate) fn pairs(device: &Device) -> Result<(), String> {
+    let machine = device.machine();
+    if machine.capability != (9, 0) {
+        return Err(format!("kernels for two factors need compute capability 9.0, found {:?}", machine.capability));
+    }
+    let count = match std::env::var("KRONSPARSE_RANDOM") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("KRONSPARSE_RANDOM={text} is no whole number")),
+        Err(_) => 500,
+    };
+    let seed = inputs::seed();
+    let mut rng = Rng::with_seed(seed);
+    let mut cases: Vec<Case> = Vec::new();
+    while cases.len() < count {
+        let mut one_of = |all: &[usize]| all[rng.usize(..all.len())];
+        let a = one_of(&[1, 2, 4, 6, 8, 12, 16, 32, 64]);
+        let b = one_of(&[8, 16, 24, 32, 40, 48, 64, 96, 128]);
+        let c = one_of(&[16, 32, 64, 128]);
+        let d = one_of(&[8, 16, 24, 32, 48, 64, 96, 128]);
+        if !(a * b).is_multiple_of(d) {
+            continue;
+        }
+        let (first, second) =
+            (Pattern::new(a, b, c, 1).unwrap(), Pattern::new(1, size(&mut rng, 100), a * b / d, d).unwrap());
+        // As many vectors as there is patience for: several tiles for every cluster where the patterns are small.
+        let n = size(&mut rng, 20_000).min(8_000_000 / (first.nnz() + second.nnz())).max(1);
+        let dtype = if rng.bool() { DType::F16 } else { DType::Bf16 };
+        let problem = PairProblem {
+            first,
+            second,
+            dtype,
+            layout: Layout::BatchFirst,
+            batch: n,
+            aligned: true,
+            bias: rng.bool(),
+            activation: Activation::ALL[rng.usize(..5)],
+        };
+        if PairPlan::choose(&problem, machine).is_err() {
+            continue;
+        }
+        cases.push(Case {
+            name: format!("pairs/{} {second} after {first}", cases.len()),
+            chain: ChainPattern::new(vec![second, first]).unwrap(),
+            batch: vec![n],
+            layouts: vec![problem.layout],
+            dtypes: vec![dtype],
+            bias: problem.bias,
+            activation: problem.activation,
+        });
+    }
+    let plans = Plans::Family(PairPlan::NAME.into());
+    let engine = Cuda { device: device.clone(), algorithm: Algorithm::Fused, offset: 0, plans };
+    run(&cases, &[engine], &refusals, seed).assert();
     Ok(())
 }
 

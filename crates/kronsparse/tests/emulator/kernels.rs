@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use fastrand::Rng;
-use kronsparse::plan::gpu::GpuPlan;
+use kronsparse::plan::gpu::{GpuPlan, PairPlan};
 
 use super::compile::{self, Files};
 use super::harness::inputs;
@@ -39,6 +39,11 @@ fn each(count: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
+/// All kernels: those for one factor, and the one for two.
+fn families() -> impl Iterator<Item = &'static str> {
+    GpuPlan::FAMILIES.iter().copied().chain([PairPlan::NAME])
+}
+
 /// Compiles and runs the cases; what failed, with the plan's words.
 fn failures(cases: &[Case], files: &Files, rng: &mut Rng) -> Result<Vec<String>, String> {
     let sources: Vec<_> = cases.iter().enumerate().map(|(at, case)| case.source(at)).collect();
@@ -49,7 +54,7 @@ fn failures(cases: &[Case], files: &Files, rng: &mut Rng) -> Result<Vec<String>,
     for ((case, drawn), outcomes) in cases.iter().zip(&drawn).zip(run(&program, &launches)) {
         for (mode, outcome) in ["early", "late"].into_iter().zip(&outcomes) {
             if let Err(why) = drawn.judge(outcome) {
-                failed.push(format!("{} {:?} n={} {mode}: {why}", case.plan, case.plan.problem(), case.n));
+                failed.push(format!("{} n={} {mode}: {why}", case.plan.describe(), case.n));
             }
         }
     }
@@ -60,7 +65,7 @@ fn failures(cases: &[Case], files: &Files, rng: &mut Rng) -> Result<Vec<String>,
 fn every_family_gives_what_the_oracle_gives() {
     let (seed, start) = (inputs::seed(), Instant::now());
     let mut groups = Vec::new();
-    for family in GpuPlan::FAMILIES {
+    for family in families() {
         let cases = spread(family, PLANS);
         assert!(cases.len() >= 8, "{family}: only {} small plans", cases.len());
         println!("{family}: {} plans", cases.len());
@@ -82,8 +87,8 @@ fn every_family_gives_what_the_oracle_gives() {
 fn every_mutant_is_noticed() {
     let files = compile::files();
     let mut by_family: BTreeMap<&str, Vec<Case>> = BTreeMap::new();
-    for family in GpuPlan::FAMILIES {
-        assert!(MUTANTS.iter().any(|mutant| mutant.family == *family), "{family} has no mutants");
+    for family in families() {
+        assert!(MUTANTS.iter().any(|mutant| mutant.family == family), "{family} has no mutants");
         by_family.insert(family, spread(family, FOR_MUTANTS));
     }
     let mutants: Vec<_> = MUTANTS.iter().filter(|mutant| by_family.contains_key(mutant.family)).collect();

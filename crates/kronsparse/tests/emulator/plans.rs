@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 use half::{bf16, f16};
-use kronsparse::plan::gpu::{GpuMachine, GpuPlan, GpuProblem, Operand, Precision, Swizzle, lanes_mma, narrow};
-use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern, Scalar};
+use kronsparse::plan::gpu::{
+    GpuMachine, GpuPlan, GpuProblem, KernelPlan, Operand, PairPlan, PairProblem, Precision, Swizzle, lanes_mma, narrow,
+};
+use kronsparse::{Activation, Chain, ChainPattern, DType, Layout, Pattern, Scalar};
 
 use super::compile::Source;
 use super::harness::inputs::{Draw, Weights};
@@ -38,8 +40,72 @@ const BATCHES: [usize; 7] = [1, 3, 16, 33, 64, 100, 200];
 /// What one launch multiplies: a plan, and how many vectors, which may differ from the plan's own.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
-    pub(crate) plan: GpuPlan,
+    pub(crate) plan: Plan,
     pub(crate) n: usize,
+}
+
+/// A plan for one factor, or for two.
+#[derive(Clone, Debug)]
+pub(crate) enum Plan {
+    One(GpuPlan),
+    Two(PairPlan),
+}
+
+/// What a plan multiplies.
+#[derive(Clone, Debug)]
+struct Task {
+    chain: ChainPattern,
+    dtype: DType,
+    precision: Precision,
+    layout: Layout,
+    aligned: bool,
+    bias: bool,
+    activation: Activation,
+}
+
+impl Plan {
+    fn kernel(&self) -> &dyn KernelPlan {
+        match self {
+            Plan::One(plan) => plan,
+            Plan::Two(plan) => plan,
+        }
+    }
+
+    fn source(&self) -> String {
+        match self {
+            Plan::One(plan) => plan.source(),
+            Plan::Two(plan) => plan.source(),
+        }
+    }
+
+    fn task(&self) -> Task {
+        match self {
+            Plan::One(plan) => {
+                let GpuProblem { pattern, dtype, precision, layout, aligned, bias, activation, .. } = *plan.problem();
+                let chain = ChainPattern::new(vec![pattern]).expect("one factor");
+                Task { chain, dtype, precision, layout, aligned, bias, activation }
+            }
+            Plan::Two(plan) => {
+                let PairProblem { first, second, dtype, layout, aligned, bias, activation, .. } = *plan.problem();
+                let chain = ChainPattern::new(vec![second, first]).expect("two factors that fit");
+                Task { chain, dtype, precision: Precision::Full, layout, aligned, bias, activation }
+            }
+        }
+    }
+
+    fn pack<T: Scalar>(&self, chain: &Chain<T>) -> Vec<T> {
+        let factors = chain.factors();
+        match self {
+            Plan::One(plan) => plan.pack(factors[0].weights()),
+            Plan::Two(plan) => plan.pack(factors[1].weights(), factors[0].weights()),
+        }
+        .expect("as many weights as the patterns have")
+    }
+
+    /// In words, with the problem.
+    pub(crate) fn describe(&self) -> String {
+        format!("{} {:?}", self.kernel(), self.task())
+    }
 }
 
 /// The machines that plans are made for. A small one has several tiles per block.
@@ -75,6 +141,9 @@ fn problems() -> Vec<GpuProblem> {
 /// Plans of `family`, at most `count`, spread over problems and tiles; the same ones in every run, so that they are
 /// compiled once. One tile in three is the planner's own choice.
 pub(crate) fn spread(family: &str, count: usize) -> Vec<Case> {
+    if family == PairPlan::NAME {
+        return pairs(count);
+    }
     let mut rng = Rng::with_seed(20261122);
     let mut found = picked(family);
     let (mut sources, mut problems) = (BTreeSet::new(), problems());
@@ -90,7 +159,7 @@ pub(crate) fn spread(family: &str, count: usize) -> Vec<Case> {
             plans.sort_by(|p, q| p.seconds(machine).total_cmp(&q.seconds(machine)));
             let plan = plans.swap_remove(if (at + round) % 3 == 0 { 0 } else { rng.usize(..plans.len()) });
             if sources.insert(plan.source()) {
-                found.push(Case { plan, n: problem.batch });
+                found.push(Case { plan: Plan::One(plan), n: problem.batch });
             }
         }
     }
@@ -132,7 +201,56 @@ fn picked(family: &str) -> Vec<Case> {
         _ => return Vec::new(),
     };
     let n = plan.problem().batch;
-    vec![Case { plan, n }]
+    vec![Case { plan: Plan::One(plan), n }]
+}
+
+/// Pairs of factors, each for a reason: round and odd numbers of hidden lanes, blocks and outputs, one to eight blocks a cluster.
+const PAIRS: [[[usize; 4]; 2]; 8] = [
+    [[4, 32, 64, 1], [1, 16, 8, 16]],
+    [[40, 16, 64, 1], [1, 40, 40, 16]],
+    [[8, 16, 16, 1], [1, 24, 4, 32]],
+    [[2, 40, 64, 1], [1, 10, 5, 16]],
+    [[8, 64, 32, 1], [1, 32, 16, 32]],
+    [[16, 16, 64, 1], [1, 9, 4, 64]],
+    [[4, 24, 128, 1], [1, 33, 3, 32]],
+    [[16, 8, 16, 1], [1, 16, 8, 16]],
+];
+
+/// Plans for two factors, as [`spread`].
+fn pairs(count: usize) -> Vec<Case> {
+    let mut rng = Rng::with_seed(20261122);
+    let (mut found, mut sources) = (Vec::new(), BTreeSet::new());
+    // Few multiprocessors: a cluster has several tiles, so that everything is used a second time.
+    let machine = GpuMachine { multiprocessors: 8, ..GpuMachine::h100() };
+    for round in 0..8 {
+        for (at, [first, second]) in PAIRS.into_iter().enumerate() {
+            let mix = at * 3 + round * 5;
+            let pattern = |[a, b, c, d]: [usize; 4]| Pattern::new(a, b, c, d).expect("a pattern");
+            let problem = PairProblem {
+                first: pattern(first),
+                second: pattern(second),
+                dtype: if mix % 2 == 0 { DType::F16 } else { DType::Bf16 },
+                layout: Layout::BatchFirst,
+                batch: [1, 64, 100, 200, 500][mix % 5],
+                aligned: true,
+                bias: mix % 3 == 0,
+                activation: Activation::ALL[mix % 5],
+            };
+            let mut plans = PairPlan::candidates(&problem, &machine);
+            assert!(!plans.is_empty(), "{problem:?} has no plan");
+            if at == 1 {
+                // Three items for two warpgroups, several chunks each.
+                plans.retain(|plan| plan.tile().members == 2 && plan.tile().group_outs == 16);
+            }
+            let plan = plans.swap_remove(rng.usize(..plans.len()));
+            // Rounds of tiles for every cluster.
+            let n = problem.batch;
+            if found.len() < count && sources.insert(plan.source()) {
+                found.push(Case { plan: Plan::Two(plan), n });
+            }
+        }
+    }
+    found
 }
 
 /// How much there is to emulate, roughly in instructions of a thread: every tile costs all of its products.
@@ -149,7 +267,7 @@ impl Case {
 
     /// Random numbers, and what they must give.
     pub(crate) fn draw(&self, at: usize, rng: &mut Rng) -> Drawn {
-        match self.plan.problem().dtype {
+        match self.plan.task().dtype {
             DType::F16 => self.draw_as::<f16>(at, rng),
             DType::Bf16 => self.draw_as::<bf16>(at, rng),
             DType::F32 => self.draw_as::<f32>(at, rng),
@@ -160,30 +278,30 @@ impl Case {
 
     fn draw_as<T: Scalar<Wide = f64>>(&self, at: usize, rng: &mut Rng) -> Drawn {
         let (plan, n) = (&self.plan, self.n);
-        let GpuProblem { pattern, precision, layout, aligned, bias, activation, .. } = *plan.problem();
-        let chain = ChainPattern::new(vec![pattern]).expect("one factor");
+        let (kernel, task) = (plan.kernel(), plan.task());
+        let Task { chain, dtype: _, precision, layout, aligned, bias, activation } = task;
         let weights = Weights::<T>::draw(&chain, bias, Draw::of(&chain, n), rng);
-        let packed = plan.pack(weights.chain.factors()[0].weights()).expect("as many weights as the pattern has");
+        let packed = plan.pack(&weights.chain);
         let job = Job { chain: &weights.chain, bias: weights.bias.as_deref(), activation };
         let problem = Problem::new(job, weights.draw_input(n, layout, rng), n, layout);
         let bytes = |numbers: &[T]| bytemuck::cast_slice::<T, u8>(numbers).to_vec();
         // Aligned for the copy engine and not better, or for one element and not better.
         let offset = if aligned { 16 } else { size_of::<T>() as u64 };
         let buffer = |bytes, offset| Some(Buffer { bytes, offset });
-        let count = n * pattern.rows();
+        let count = n * chain.rows();
         let launch = Launch {
             kernel: format!("case {at}"),
-            grid: u64::from(plan.grid(n)),
-            threads: u64::from(plan.threads()),
-            cluster: u64::from(plan.cluster()),
-            shared_bytes: u64::from(plan.shared_bytes()),
+            grid: u64::from(kernel.grid(n)),
+            threads: u64::from(kernel.threads()),
+            cluster: u64::from(kernel.cluster()),
+            shared_bytes: u64::from(kernel.shared_bytes()),
             n: n as u64,
             seconds: 60,
             x: buffer(bytes(&problem.x), offset),
             w: buffer(bytes(&packed), 0),
             bias: weights.bias.as_ref().and_then(|bias| buffer(bytes(bias), size_of::<T>() as u64)),
             y: buffer(vec![0xFF; count * size_of::<T>()], offset),
-            maps: plan.tensor_maps(n).into_iter().map(|map| self.map(&map)).collect(),
+            maps: kernel.tensor_maps(n).into_iter().map(|map| self.map(&map)).collect(),
         };
         // TF32 has 10 bits after the point, and both factors of a product are rounded to it.
         let tf32 = T::DTYPE == DType::F32 && precision == Precision::Tf32;
@@ -198,7 +316,7 @@ impl Case {
     fn map(&self, map: &kronsparse::plan::gpu::TensorMap) -> Map {
         Map {
             buffer: if map.operand == Operand::X { 0 } else { 3 },
-            element: self.plan.problem().dtype.size() as u64,
+            element: self.plan.kernel().dtype().size() as u64,
             swizzle: match map.swizzle {
                 Swizzle::None => 0,
                 Swizzle::Bytes32 => 32,

@@ -307,7 +307,15 @@ impl Plan {
         let piece = if problem.aligned { vector_of(d * c * geometry.size) } else { geometry.size };
         let slow = if piece < 4 { 4.0 } else { 1.0 };
         let latency = 3.0e-6 + 1.0e-6 * (geometry.chunks as f64 / (tile.stages - 1) as f64).min(4.0);
-        let longest = (memory * slow).max(cache).max(shared).max(tensor).max(issue);
+        // Two outputs of a thread are neighbours where there is one lane: 4 bytes at a time, or 2, with 120 GB/s for each.
+        let stores = match problem.layout {
+            Layout::BatchFirst if d == 1 && !tile.regroup => {
+                let width = vector_of(b * geometry.size).min(4) as f64;
+                (n * pattern.rows()) as f64 * size / (width * 120e9)
+            }
+            _ => 0.0,
+        };
+        let longest = (memory * slow).max(cache).max(shared).max(tensor).max(issue).max(stores);
         longest + 0.1 * (memory + cache + shared + tensor + issue) + latency
     }
 }

@@ -163,8 +163,8 @@ impl PairPlan {
     }
 
     /// Estimated seconds for `problem().batch` vectors on an H100: every round of the clusters moves X and Y of a block's tile
-    /// at a pace that was measured, with 16-byte runs of Y at less than half of it. Fitted to five tiles in
-    /// `record/2026-11-22-h100/attempts.md`, which it meets within a tenth.
+    /// at a pace that was measured, with 16-byte runs of Y at less than half of it. Fitted to the tiles
+    /// in `record/2026-11-22-h100/attempts.md`, which it meets within a seventh.
     pub fn seconds(&self) -> f64 {
         let PairProblem { first, second, .. } = self.problem;
         let tiles = self.problem.batch.max(1).div_ceil(self.numbers.rows);
@@ -173,8 +173,17 @@ impl PairPlan {
         let runs = if self.tile.item_units == 1 { SHORT_RUNS } else { 1.0 };
         let moved = bytes(first.cols()) + bytes(second.rows()) * runs;
         let weights = (self.numbers.packed * 2) as f64;
+        // `wgmma` takes 14 clocks or more, also for few outputs.
+        let [_, b2, c2, _] = second.shape();
+        let products =
+            (b2.div_ceil(self.tile.group_outs) * c2.div_ceil(16) * self.numbers.lanes * self.tile.row_groups) as f64;
+        let tensor = products * (self.tile.group_outs as f64 / 2.0).max(14.0) / CLOCK;
         let shallow = 1.0 + 0.02 / self.tile.depth as f64 + 0.1 / self.tile.stages as f64;
-        START + rounds * (TILE + (moved / PACE + weights / WEIGHTS_PACE) * shallow)
+        // What goes to other blocks of the cluster, of which most is sent while the next products run.
+        let cluster = self.tile.cluster as f64;
+        let sent = bytes(first.rows()) * (cluster - 1.0) / cluster;
+        let tile = TILE + (moved / PACE + weights / WEIGHTS_PACE) * shallow + tensor + sent / CLUSTER_PACE * UNHIDDEN;
+        START + rounds * tile
     }
 
     /// Tiles of 64 or 128 vectors.
@@ -188,9 +197,14 @@ const START: f64 = 4.5e-6;
 /// Seconds of a tile that do not depend on its size.
 const TILE: f64 = 0.3e-6;
 /// Bytes of X and Y per second and block.
-const PACE: f64 = 16e9;
+const PACE: f64 = 20.5e9;
 /// Bytes of weights per second and block.
 const WEIGHTS_PACE: f64 = 300e9;
+/// Bytes per second that a block sends to others of its cluster (14.5 a clock, measured), and how much of that is not hidden.
+const CLUSTER_PACE: f64 = 29e9;
+const UNHIDDEN: f64 = 0.3;
+/// Hertz.
+const CLOCK: f64 = 1.75e9;
 /// How much slower 16-byte runs of Y are than 32-byte runs.
 const SHORT_RUNS: f64 = 2.25;
 

@@ -38,8 +38,8 @@ impl Tile {
 
     /// All that are worth a thought, with the fewest stages.
     pub(super) fn all() -> impl Iterator<Item = Tile> {
-        // Two teams of one, or one of two: more warpgroups have too few registers.
-        let teams = [(1, 2), (2, 1), (1, 1)];
+        // Two teams of one, or one of two.
+        let teams = [(1, 2), (2, 1)];
         [1, 2, 4, 8].into_iter().flat_map(move |cluster| {
             teams.into_iter().flat_map(move |(row_groups, members)| {
                 [(2, 16), (2, 8), (1, 32), (1, 16), (1, 8)].into_iter().flat_map(move |(item_units, group_outs)| {
@@ -95,7 +95,8 @@ impl Numbers {
         check(all.iter().all(|&x| x > 0), format!("sizes must be positive, found {tile:?}"))?;
         check(matches!(cluster, 1 | 2 | 4 | 8), format!("a cluster has 1, 2, 4 or 8 blocks, found {cluster}"))?;
         let groups = row_groups * members;
-        check(groups <= 2, format!("a block has at most two warpgroups that multiply, found {groups}"))?;
+        // One alone starts with more registers than it may ask for, three have too few.
+        check(groups == 2, format!("a block has two warpgroups that multiply, found {groups}"))?;
         // A warpgroup begins its next products before it gives the stage of the last ones back.
         check(stages > members, format!("the ring needs more stages than a team has members, found {stages}"))?;
 
