@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::launch::Launch;
 use super::memory::Buffer;
-use super::operator::{Key, Operator, Shared};
+use super::operator::{Key, Operator, Plans, Shared};
 use super::step::{Step, Way};
 use crate::plan::Activation;
 use crate::plan::gpu::{Cut, KernelPlan, PairPlan, PairProblem, Rejected, cuts};
@@ -27,6 +27,14 @@ impl<T: Scalar> Operator<T> {
             activation: if last { self.activation } else { Activation::None },
         };
         PairPlan::choose(&problem, self.device.machine())
+    }
+
+    /// Whether kernels for two factors are considered, or asked for.
+    fn may_pair(&self) -> bool {
+        matches!(self.plans, Plans::Best)
+    }
+    fn forced_pairs(&self) -> bool {
+        matches!(&self.plans, Plans::Family(name) if name == PairPlan::NAME)
     }
 
     /// How a pair is called.
