@@ -9,6 +9,7 @@ use kronsparse_bench::report::conversion::{Conversion, conversions};
 use kronsparse_bench::report::markdown::{splice, table};
 
 const RECORD: &str = "record/2026-11-22-epyc-zen4";
+const GPU_RECORD: &str = "record/2026-11-22-h100/chains";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("two levels above the crate").into()
@@ -30,9 +31,17 @@ fn the_tables_of_readme_are_those_of_the_record() {
         let table = table(&record, name).expect("a known table");
         rebuilt = splice(&rebuilt, name, &table).unwrap_or_else(|| panic!("README has no place for `{name}`"));
     }
+    let gpu = Record::read(&root().join(GPU_RECORD)).expect("the committed record of a GPU is readable");
+    for (place, name) in [("h100-machine", "machine"), ("h100-chains", "cases")] {
+        let table = table(&gpu, name).expect("a known table");
+        rebuilt = splice(&rebuilt, place, &table).unwrap_or_else(|| panic!("README has no place for `{place}`"));
+    }
     if std::env::var_os("KRONSPARSE_SPLICE").is_some() {
         fs::write(&readme, &rebuilt).expect("README.md is writable");
     } else {
-        assert!(rebuilt == published, "README differs from {RECORD}: run this test with KRONSPARSE_SPLICE=1");
+        assert!(
+            rebuilt == published,
+            "README differs from {RECORD} or {GPU_RECORD}: run this test with KRONSPARSE_SPLICE=1"
+        );
     }
 }

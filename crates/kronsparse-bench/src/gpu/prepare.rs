@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use kronsparse::cuda::Device;
 use kronsparse::cuda::cache::Cache;
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::{self, Choice, GpuMachine, GpuProblem};
+use kronsparse::plan::gpu::{self, Choice, GpuMachine, GpuProblem, PairPlan, PairProblem};
 use kronsparse::plan::permutation::{Permutation, Problem};
 use kronsparse::plan::product::Order;
 use kronsparse::{Activation, Layout};
@@ -38,6 +38,11 @@ pub fn sources(
     let permuted = wants(&[Algorithm::PermuteBmm, Algorithm::Bsr]);
     for case in definition.cases.iter().filter(|case| !case.kind.dtype.is_complex()) {
         let (dtype, layout, batch) = (case.kind.dtype, case.problem.layout, case.problem.batch);
+        for pair in case.problem.chain.patterns().windows(2).filter(|_| auto || ours) {
+            let (first, second, activation) = (pair[1], pair[0], Activation::None);
+            let problem = PairProblem { first, second, dtype, layout, batch, aligned: true, bias: false, activation };
+            all.extend(PairPlan::choose(&problem, machine).map(|plan| plan.source()));
+        }
         for &pattern in case.problem.chain.patterns() {
             let (precision, activation) = (case.kind.precision(), Activation::None);
             let problem =
@@ -96,6 +101,22 @@ pub fn compile(
 mod tests {
     use super::*;
     use crate::Sweep;
+
+    #[test]
+    fn kernels_for_two_factors_are_among_them() {
+        let sweep = Sweep {
+            batch: vec![1000],
+            dtype: vec!["f16".parse().unwrap()],
+            layout: vec![Layout::BatchFirst],
+            cache: Vec::new(),
+        };
+        let definition = Definition::from_argument("(1,64,64,64)(64,64,64,1)", &sweep).unwrap();
+        for algorithm in [Algorithm::Auto, Algorithm::Fused] {
+            let all = sources(&definition, &[algorithm], 1 << 30, &GpuMachine::h100());
+            assert_eq!(all.iter().filter(|source| source.contains("pair_wgmma.cuh")).count(), 1, "{algorithm}");
+        }
+        assert!(sources(&definition, &[Algorithm::Dense], 1 << 30, &GpuMachine::h100()).is_empty());
+    }
 
     #[test]
     fn every_kernel_of_a_run_is_listed_once() {

@@ -121,16 +121,24 @@ fn machine(record: &Record) -> String {
     let caches: Vec<String> = caches.map(|c| format!("L{} {}", c.level, bytes(c.bytes as f64))).collect();
     let caches = if caches.is_empty() { String::new() } else { format!(", {}", caches.join(", ")) };
     let commit = if machine.commit.is_empty() { String::new() } else { format!(" (commit {})", machine.commit) };
+    let place = match &machine.gpu {
+        None => format!(
+            "{} with {} of {} cores{caches}, {} of memory",
+            machine.cpu,
+            settings.threads,
+            machine.cores,
+            bytes(machine.memory_bytes as f64)
+        ),
+        Some(gpu) => format!(
+            "{} with {} of memory, driver {}, {}",
+            gpu.name,
+            bytes(gpu.memory_bytes as f64),
+            gpu.driver,
+            gpu.libraries.join(", ")
+        ),
+    };
     format!(
-        "Measured on {} with {} of {} cores{caches}, {} of memory, {}; kronsparse {}{commit}, {}; {}; `{}`.\n",
-        machine.cpu,
-        settings.threads,
-        machine.cores,
-        bytes(machine.memory_bytes as f64),
-        machine.os,
-        machine.version,
-        machine.rustc,
-        settings.date,
-        settings.command
+        "Measured on {place}, {}; kronsparse {}{commit}, {}; {}; `{}`.\n",
+        machine.os, machine.version, machine.rustc, settings.date, settings.command
     )
 }
