@@ -5,6 +5,7 @@
 
 mod auto;
 pub mod cache;
+mod combine;
 pub mod compile;
 mod device;
 pub mod energy;
@@ -14,6 +15,7 @@ pub mod libraries;
 mod memory;
 pub mod multiplier;
 mod operator;
+mod options;
 mod pairs;
 pub mod source;
 mod step;
@@ -24,7 +26,8 @@ pub mod vendor;
 pub use device::Device;
 pub use launch::Args;
 pub use memory::Buffer;
-pub use operator::{Operator, Options, Planner, Plans};
+pub use operator::Operator;
+pub use options::{Options, Planner, Plans};
 pub use stream::{Event, Graph, Stream};
 
 use std::ffi::{c_char, c_int, c_uint};

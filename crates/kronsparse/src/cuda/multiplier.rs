@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::memory::Buffer;
-use super::operator::{self, Operator, Plans};
+use super::operator::Operator;
+use super::options::{self, Plans};
 use super::stream::Stream;
 use super::timing::Caches;
 use super::vendor::{self, Part, Vendor};
@@ -64,7 +65,8 @@ impl<'s, T: Scalar> Multiplier<'s, T> {
             Algorithm::Auto | Algorithm::Fused => {
                 let before = device.free_memory()?;
                 let (bias, activation, plans) = (None, Activation::None, plans.clone());
-                let options = operator::Options { bias, activation, algorithm, precision, plans, memory_limit };
+                let options =
+                    options::Options { bias, activation, algorithm, precision, plans, memory_limit, combine: true };
                 let operator = Operator::new(device, chain, options)?;
                 match algorithm {
                     Algorithm::Auto => operator.tune(batch, layout, caches, x, y)?,

@@ -4,89 +4,16 @@ use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
+use super::combine::combined;
 use super::device::Device;
 use super::memory::Buffer;
+use super::options::{Options, Plans};
 use super::step::{Part, Step};
 use super::stream::{Event, Stream};
 use super::vendor::Session;
-use crate::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, PairPlan, Precision, Rejected};
+use crate::plan::gpu::Precision;
 use crate::plan::{Activation, Algorithm};
 use crate::{Chain, ChainPattern, DType, Error, Layout, Result, Scalar};
-
-/// A function that picks a plan.
-pub type Planner = dyn Fn(&GpuProblem, &GpuMachine) -> std::result::Result<GpuPlan, Rejected> + Send + Sync;
-
-/// Who picks the plan of each factor.
-#[derive(Clone, Default)]
-pub enum Plans {
-    /// The planner: the least estimated time.
-    #[default]
-    Best,
-    /// The planner within one kernel family, by its name; an error where the family has no legal tile. `pair_wgmma` multiplies
-    /// by two factors at a time from the right end on, and what is left over by the planner's choice.
-    Family(String),
-    /// This function.
-    Custom(Arc<Planner>),
-}
-
-impl Plans {
-    fn pick(&self, problem: &GpuProblem, machine: &GpuMachine) -> Result<GpuPlan> {
-        let picked = match self {
-            Plans::Best => gpu::choose(problem, machine),
-            // What is left over of a chain of an odd number of factors.
-            Plans::Family(name) if name == PairPlan::NAME => gpu::choose(problem, machine),
-            Plans::Family(name) => gpu::family(name, problem, machine),
-            Plans::Custom(planner) => planner(problem, machine),
-        };
-        picked.map_err(|rejected| Error::Unsupported {
-            what: format!("multiplying by {} in {} on this GPU", problem.pattern, problem.dtype),
-            why: rejected.to_string(),
-        })
-    }
-}
-
-impl fmt::Debug for Plans {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Plans::Best => f.write_str("Best"),
-            Plans::Family(name) => write!(f, "Family({name})"),
-            Plans::Custom(_) => f.write_str("Custom"),
-        }
-    }
-}
-
-/// How an [`Operator`] multiplies. Every field has a default.
-#[derive(Clone, Debug)]
-pub struct Options<T> {
-    /// Added to every output vector: one number per row of the chain.
-    pub bias: Option<Vec<T>>,
-    /// Applied after the bias.
-    pub activation: Activation,
-    /// [`Algorithm::Auto`]: for each factor the kernel or library algorithm with the least estimated time, or dense for all
-    /// factors together; see also [`Operator::tune`]. [`Algorithm::Fused`]: this project's kernels only. Others of
-    /// [`Algorithm::on_gpu`]: that algorithm of the libraries.
-    pub algorithm: Algorithm,
-    /// How `f32` is multiplied.
-    pub precision: Precision,
-    /// Who picks the plans of this project's kernels; with anything but [`Plans::Best`], [`Algorithm::Auto`] is
-    /// [`Algorithm::Fused`].
-    pub plans: Plans,
-    /// Bytes of weights, as the algorithm stores them, above which a library's algorithm is refused, or not considered.
-    pub memory_limit: usize,
-}
-
-impl<T> Default for Options<T> {
-    fn default() -> Self {
-        Options {
-            bias: None,
-            activation: Activation::None,
-            algorithm: Algorithm::Auto,
-            precision: Precision::Full,
-            plans: Plans::Best,
-            memory_limit: 4 << 30,
-        }
-    }
-}
 
 /// A chain made ready for multiplication on one GPU; element types `f16`, `bf16`, `f32` and `f64`.
 ///
@@ -95,6 +22,8 @@ impl<T> Default for Options<T> {
 /// several factors keep their hidden vectors in memory of the operator, and libraries have working memory there.
 pub struct Operator<T: Scalar> {
     pub(super) device: Device,
+    given: ChainPattern,
+    /// What is multiplied by: the chain, small factors of it combined.
     pub(super) chain: Chain<T>,
     pub(super) bias: Option<Bias<T>>,
     pub(super) activation: Activation,
@@ -159,7 +88,7 @@ impl<T: Scalar> Operator<T> {
     /// Errors: a complex element type, an algorithm that the GPU engine does not have, a bias of another length than the
     /// rows, no device memory.
     pub fn new(device: &Device, chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
-        let Options { bias, activation, algorithm, precision, plans, memory_limit } = options;
+        let Options { bias, activation, algorithm, precision, plans, memory_limit, combine } = options;
         if T::DTYPE.is_complex() {
             return Err(Error::Unsupported {
                 what: format!("multiplying in {} on a GPU", T::DTYPE),
@@ -178,10 +107,15 @@ impl<T: Scalar> Operator<T> {
         {
             return Err(Error::Length { what: "bias (rows of the chain)", expected: chain.rows(), found: bias.len() });
         }
+        let combines = combine
+            && matches!(algorithm, Algorithm::Auto | Algorithm::Fused)
+            && matches!(plans, Plans::Best)
+            && chain.factors().len() > 1;
         let none = Arc::new(Buffer::alloc(device, 0)?);
         Ok(Operator {
             device: device.clone(),
-            chain: chain.clone(),
+            given: chain.pattern().clone(),
+            chain: if combines { combined(chain, precision, device.machine())? } else { chain.clone() },
             bias: match bias {
                 Some(host) => Some(Bias { device: Buffer::from_slice(device, &host)?, host }),
                 None => None,
@@ -206,9 +140,9 @@ impl<T: Scalar> Operator<T> {
     pub fn cols(&self) -> usize {
         self.chain.cols()
     }
-    /// The patterns of the chain.
+    /// The patterns of the chain, as it was given.
     pub fn pattern(&self) -> &ChainPattern {
-        self.chain.pattern()
+        &self.given
     }
     /// The GPU.
     pub fn device(&self) -> &Device {
@@ -324,8 +258,12 @@ impl<T: Scalar> Operator<T> {
         }
         let prepared = self.prepared(Key { n, layout, aligned: true })?;
         let mut text = format!(
-            "{} factors, {} {layout}, n = {n}, on {} ({})",
-            self.chain.factors().len(),
+            "{} factors{}, {} {layout}, n = {n}, on {} ({})",
+            self.given.patterns().len(),
+            match self.chain.factors().len() {
+                fewer if fewer < self.given.patterns().len() => format!(" combined to {fewer}"),
+                _ => String::new(),
+            },
             T::DTYPE,
             self.device.name(),
             self.device.architecture()

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::launch::Launch;
 use super::memory::Buffer;
-use super::operator::{Key, Operator, Plans, Shared};
+use super::operator::{Key, Operator, Shared};
+use super::options::Plans;
 use super::step::{Step, Way};
 use crate::plan::Activation;
 use crate::plan::gpu::{Cut, KernelPlan, PairPlan, PairProblem, Rejected, cuts};

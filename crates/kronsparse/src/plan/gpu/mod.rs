@@ -6,6 +6,7 @@
 //! instead is estimated in [`libraries`], and both are put in order by [`ranked`](fn@ranked) for `auto`.
 
 mod cuts;
+mod groups;
 mod kernel_plan;
 pub mod lanes_mma;
 pub mod lanes_wgmma;
@@ -21,6 +22,7 @@ mod weight_parts;
 use std::fmt;
 
 pub use cuts::{Cut, cuts};
+pub use groups::groups;
 pub use kernel_plan::KernelPlan;
 pub use machine::{Flops, GpuMachine};
 pub use pair_wgmma::{PairPlan, PairProblem};

@@ -1,0 +1,88 @@
+//! How a GPU operator multiplies: what a caller may decide.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, PairPlan, Precision, Rejected};
+use crate::plan::{Activation, Algorithm};
+use crate::{Error, Result};
+
+/// A function that picks a plan.
+pub type Planner = dyn Fn(&GpuProblem, &GpuMachine) -> std::result::Result<GpuPlan, Rejected> + Send + Sync;
+
+/// Who picks the plan of each factor.
+#[derive(Clone, Default)]
+pub enum Plans {
+    /// The planner: the least estimated time.
+    #[default]
+    Best,
+    /// The planner within one kernel family, by its name; an error where the family has no legal tile. `pair_wgmma` multiplies
+    /// by two factors at a time from the right end on, and what is left over by the planner's choice.
+    Family(String),
+    /// This function.
+    Custom(Arc<Planner>),
+}
+
+impl Plans {
+    pub(super) fn pick(&self, problem: &GpuProblem, machine: &GpuMachine) -> Result<GpuPlan> {
+        let picked = match self {
+            Plans::Best => gpu::choose(problem, machine),
+            // What is left over of a chain of an odd number of factors.
+            Plans::Family(name) if name == PairPlan::NAME => gpu::choose(problem, machine),
+            Plans::Family(name) => gpu::family(name, problem, machine),
+            Plans::Custom(planner) => planner(problem, machine),
+        };
+        picked.map_err(|rejected| Error::Unsupported {
+            what: format!("multiplying by {} in {} on this GPU", problem.pattern, problem.dtype),
+            why: rejected.to_string(),
+        })
+    }
+}
+
+impl fmt::Debug for Plans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Plans::Best => f.write_str("Best"),
+            Plans::Family(name) => write!(f, "Family({name})"),
+            Plans::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}
+
+/// How an [`Operator`] multiplies. Every field has a default.
+#[derive(Clone, Debug)]
+pub struct Options<T> {
+    /// Added to every output vector: one number per row of the chain.
+    pub bias: Option<Vec<T>>,
+    /// Applied after the bias.
+    pub activation: Activation,
+    /// [`Algorithm::Auto`]: for each factor the kernel or library algorithm with the least estimated time, or dense for all
+    /// factors together; see also [`Operator::tune`]. [`Algorithm::Fused`]: this project's kernels only. Others of
+    /// [`Algorithm::on_gpu`]: that algorithm of the libraries.
+    pub algorithm: Algorithm,
+    /// How `f32` is multiplied.
+    pub precision: Precision,
+    /// Who picks the plans of this project's kernels; with anything but [`Plans::Best`], [`Algorithm::Auto`] is
+    /// [`Algorithm::Fused`].
+    pub plans: Plans,
+    /// Bytes of weights, as the algorithm stores them, above which a library's algorithm is refused, or not considered.
+    pub memory_limit: usize,
+    /// Whether [`Algorithm::Auto`] and [`Algorithm::Fused`] with [`Plans::Best`] may multiply small neighbouring factors together
+    /// once, as [`groups`](crate::plan::gpu::groups) says: products are formed in f64 and rounded to `T`, and the hidden vectors
+    /// between such factors, with their roundings, are gone.
+    pub combine: bool,
+}
+
+impl<T> Default for Options<T> {
+    fn default() -> Self {
+        Options {
+            bias: None,
+            activation: Activation::None,
+            algorithm: Algorithm::Auto,
+            precision: Precision::Full,
+            plans: Plans::Best,
+            memory_limit: 4 << 30,
+            combine: true,
+        }
+    }
+}
