@@ -28,27 +28,27 @@ pub fn groups(chain: &ChainPattern, dtype: DType, precision: Precision, machine:
     let mut least: Vec<(f64, Vec<Range<usize>>)> = vec![(f64::INFINITY, Vec::new()); count];
     least.push((0.0, Vec::new()));
     for at in (0..count).rev() {
+        let mut best = (f64::INFINITY, Vec::new());
+        let mut offer = |seconds: f64, first: &[Range<usize>], rest: &[Range<usize>]| {
+            if seconds < best.0 {
+                best = (seconds, [first, rest].concat());
+            }
+        };
         for end in at + 1..=count {
             let left = at..end;
-            let Some(pattern) = product(&left) else { continue };
+            let Some(second) = product(&left) else { continue };
             let (rest, groups) = &least[end];
-            let mut ways = vec![(rest + single(pattern, dtype, precision, machine), left.clone(), groups.clone())];
+            offer(rest + single(second, dtype, precision, machine), std::slice::from_ref(&left), groups);
             // The next group may share a kernel with this one.
-            for further in end + 1..=count {
+            for (further, (rest, groups)) in least.iter().enumerate().skip(end + 1) {
                 let right = end..further;
-                let Some(first) = product(&right) else { continue };
-                if let Some(together) = pair(first, pattern, dtype, machine) {
-                    let (rest, groups) = &least[further];
-                    let groups = [std::slice::from_ref(&right), groups.as_slice()].concat();
-                    ways.push((rest + together, left.clone(), groups));
-                }
-            }
-            for (seconds, group, groups) in ways {
-                if seconds < least[at].0 {
-                    least[at] = (seconds, [std::slice::from_ref(&group), groups.as_slice()].concat());
+                let together = product(&right).and_then(|first| pair(first, second, dtype, machine));
+                if let Some(together) = together {
+                    offer(rest + together, &[left.clone(), right], groups);
                 }
             }
         }
+        least[at] = best;
     }
     least.swap_remove(0).1
 }
