@@ -404,14 +404,6 @@ impl<T: Scalar> Operator<T> {
         Ok(Prepared { steps, hidden })
     }
 
-    /// Whether kernels for two factors are considered, or asked for.
-    pub(super) fn may_pair(&self) -> bool {
-        matches!(self.plans, Plans::Best)
-    }
-    pub(super) fn forced_pairs(&self) -> bool {
-        matches!(&self.plans, Plans::Family(name) if name == PairPlan::NAME)
-    }
-
     /// The estimate of a factor by the kernel that [`Options::plans`] picks.
     pub(super) fn planned_seconds(&self, at: usize, key: Key) -> Result<f64> {
         let (problem, machine) = (self.problem(Part::Factor(at), key)?, self.device.machine());
