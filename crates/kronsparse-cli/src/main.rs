@@ -12,6 +12,7 @@ mod factorize;
 mod info;
 mod multiply;
 mod output;
+mod plan;
 mod progress;
 mod table;
 
@@ -44,6 +45,7 @@ enum Command {
     Expand(expand::ExpandArgs),
     Convert(convert::ConvertArgs),
     Bench(bench::Args),
+    Plan(plan::PlanArgs),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Factorize(args) => factorize::run(&args),
         Command::Expand(args) => expand::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| refuse(&error)),
     };
     match done {

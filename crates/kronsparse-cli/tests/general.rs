@@ -40,7 +40,7 @@ fn info_says_why_there_is_no_gpu() {
 #[test]
 fn every_help_has_examples() {
     let sandbox = Sandbox::new();
-    for command in ["info", "multiply", "factorize", "expand", "convert"] {
+    for command in ["info", "multiply", "factorize", "expand", "convert", "plan"] {
         let help = sandbox.succeed(&[command, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("kronsparse {command}")), "{help}");
     }

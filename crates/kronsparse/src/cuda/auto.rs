@@ -9,7 +9,7 @@ use super::step::{Part, Step, Way};
 use super::stream::Stream;
 use super::timing::{self, Caches, Flusher};
 use super::vendor::Trial;
-use crate::plan::gpu::{Choice, Cut, GpuMachine, Ranked, WITHIN, cuts, libraries as estimates, promising, ranked};
+use crate::plan::gpu::{ChainPlan, Choice, Cut, Ranked, WITHIN, promising};
 use crate::plan::{Algorithm, Layout};
 use crate::{Error, Result, Scalar};
 
@@ -65,34 +65,22 @@ impl<T: Scalar> Operator<T> {
         libraries::find(Library::Cublas).map(|_| self.memory_limit)
     }
 
-    /// The whole chain as one dense product, where that is not the same as its one factor.
-    fn whole(&self, key: Key, limit: Option<usize>) -> Result<Option<Ranked>> {
-        let (Some(limit), true) = (limit, self.chain.factors().len() > 1) else { return Ok(None) };
-        let (problem, machine) = (self.problem(Part::Whole, key)?, self.device.machine());
-        let seconds = estimates::seconds(Algorithm::Dense, &problem, machine, limit);
-        Ok(seconds.map(|seconds| Ranked { choice: Choice::Library(Algorithm::Dense), seconds }))
-    }
-
     /// The steps with the least estimates. A library that fails is passed over.
     pub(super) fn by_estimate(&self, key: Key, shared: &mut Shared<T>) -> Result<Vec<Step<T>>> {
         let found = self.libraries();
-        let limit = found.ok();
-        let mut all = Vec::new();
-        for at in (0..self.chain.factors().len()).rev() {
-            let ways = self.ways(at, key, limit, ranked)?;
-            all.push((at, ways));
-        }
-        let singles: Vec<f64> = all.iter().rev().map(|(_, ways)| ways[0].seconds).collect();
-        let (found_cuts, least) = cuts(&singles, &self.pair_seconds(key));
+        let plan = ChainPlan::new(&self.chain_problem(key), self.device.machine(), found.ok()).map_err(|rejected| {
+            let what = format!("multiplying by {} in {} on this GPU", self.pattern(), T::DTYPE);
+            Error::Unsupported { what, why: rejected.to_string() }
+        })?;
         let mut left_out: Vec<String> = found.err().map(|why| format!("libraries: {why}")).into_iter().collect();
-        if let Some(dense) = self.whole(key, limit)?.filter(|dense| dense.seconds < least) {
+        if let (Ok(dense), true) = (plan.dense(), plan.is_dense()) {
             // SAFETY: nothing is tried at an address.
-            match unsafe { self.way(Part::Whole, &dense, key, None, shared) } {
+            match unsafe { self.way(Part::Whole, dense, key, None, shared) } {
                 Ok(way) => {
                     let why = format!(
                         "estimated {:.2} µs; by its factors {:.2} µs{}",
                         dense.seconds * 1e6,
-                        least * 1e6,
+                        plan.seconds_of_cuts() * 1e6,
                         without(&left_out)
                     );
                     return Ok(vec![Step { what: self.name(Part::Whole), way, why }]);
@@ -101,18 +89,18 @@ impl<T: Scalar> Operator<T> {
             }
         }
         let mut steps = Vec::new();
-        let apart = |at: usize| format!("; factor by factor {:.2} µs", (singles[at] + singles[at + 1]) * 1e6);
-        for cut in found_cuts {
+        let apart = |at: usize| (plan.ways(at)[0].seconds + plan.ways(at + 1)[0].seconds) * 1e6;
+        for &cut in plan.cuts() {
             let at = match cut {
                 Cut::Factor(at) => at,
                 Cut::Pair(at) => {
                     let mut step = self.pair(at, key, shared)?;
-                    step.why.push_str(&apart(at));
+                    step.why.push_str(&format!("; factor by factor {:.2} µs", apart(at)));
                     steps.push(step);
                     continue;
                 }
             };
-            let ways = &all[self.chain.factors().len() - 1 - at].1;
+            let ways = plan.ways(at);
             let mut left_out = left_out.clone();
             let mut picked = None;
             for (rank, ranked) in ways.iter().enumerate() {
@@ -166,7 +154,7 @@ impl<T: Scalar> Operator<T> {
         let mut before: Option<f64> = None;
         for at in (0..self.chain.factors().len()).rev() {
             let (from, to) = place(steps.len(), at);
-            let ways = self.ways(at, key, limit, promising)?;
+            let ways = self.promising(at, key, limit)?;
             least += ways[0].seconds;
             let mut best: Option<(f64, f64, Way<T>)> = None;
             let (mut others, mut left_out) = (Vec::new(), missing.clone());
@@ -222,7 +210,8 @@ impl<T: Scalar> Operator<T> {
             );
             steps.push(Step { what: self.name(Part::Factor(at)), way, why });
         }
-        if let Some(dense) = self.whole(key, limit)?.filter(|dense| dense.seconds <= WITHIN * least) {
+        let dense = self.chain_problem(key).dense(self.device.machine(), limit).ok();
+        if let Some(dense) = dense.filter(|dense| dense.seconds <= WITHIN * least) {
             // A chain's steps follow each other: together they are measured like the one that would replace them.
             let prepared = Prepared { steps, hidden };
             let apart = clock.seconds(seconds, f64::INFINITY, |stream| {
@@ -284,15 +273,9 @@ impl<T: Scalar> Operator<T> {
         Ok((seconds, way))
     }
 
-    /// The ways of a factor in the order of their estimates: at least one.
-    fn ways(
-        &self,
-        at: usize,
-        key: Key,
-        limit: Option<usize>,
-        list: fn(&crate::plan::gpu::GpuProblem, &GpuMachine, Option<usize>) -> Vec<Ranked>,
-    ) -> Result<Vec<Ranked>> {
-        let ways = list(&self.problem(Part::Factor(at), key)?, self.device.machine(), limit);
+    /// The ways of a factor that are worth a measurement, the least estimate first: at least one.
+    fn promising(&self, at: usize, key: Key, limit: Option<usize>) -> Result<Vec<Ranked>> {
+        let ways = promising(&self.problem(Part::Factor(at), key)?, self.device.machine(), limit);
         if ways.is_empty() { Err(self.nothing(at, &[])) } else { Ok(ways) }
     }
 

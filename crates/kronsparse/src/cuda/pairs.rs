@@ -7,35 +7,21 @@ use super::memory::Buffer;
 use super::operator::{Key, Operator, Shared};
 use super::options::Plans;
 use super::step::{Step, Way};
-use crate::plan::Activation;
-use crate::plan::gpu::{Cut, KernelPlan, PairPlan, PairProblem, Rejected, cuts};
+use crate::plan::gpu::{Cut, KernelPlan, PairPlan, Rejected, cuts};
 use crate::{Error, Result, Scalar};
 
 impl<T: Scalar> Operator<T> {
-    /// The best plan for factor `at + 1` and then factor `at`.
-    pub(super) fn pair_plan(&self, at: usize, key: Key) -> std::result::Result<PairPlan, Rejected> {
-        let (factors, Key { n, layout, aligned }) = (self.chain.factors(), key);
-        let (first, last) = (at + 2 == factors.len(), at == 0);
-        let problem = PairProblem {
-            first: factors[at + 1].pattern(),
-            second: factors[at].pattern(),
-            dtype: T::DTYPE,
-            layout,
-            batch: n,
-            // Hidden vectors start where an allocation starts.
-            aligned: aligned || !(first || last),
-            bias: last && self.bias.is_some(),
-            activation: if last { self.activation } else { Activation::None },
-        };
-        PairPlan::choose(&problem, self.device.machine())
-    }
-
     /// Whether kernels for two factors are considered, or asked for.
     fn may_pair(&self) -> bool {
         matches!(self.plans, Plans::Best)
     }
     fn forced_pairs(&self) -> bool {
         matches!(&self.plans, Plans::Family(name) if name == PairPlan::NAME)
+    }
+
+    /// The best plan for factor `at + 1` and then factor `at`.
+    fn pair_plan(&self, at: usize, key: Key) -> std::result::Result<PairPlan, Rejected> {
+        PairPlan::choose(&self.chain_problem(key).pair(at), self.device.machine())
     }
 
     /// How a pair is called.
@@ -45,7 +31,7 @@ impl<T: Scalar> Operator<T> {
     }
 
     /// The estimates of all pairs that one kernel multiplies by, by the place of their left factor.
-    pub(super) fn pair_seconds(&self, key: Key) -> Vec<Option<f64>> {
+    fn pair_seconds(&self, key: Key) -> Vec<Option<f64>> {
         let pairs = 0..self.chain.factors().len() - 1;
         pairs.map(|at| self.pair_plan(at, key).ok().map(|plan| plan.seconds())).collect()
     }

@@ -8,11 +8,11 @@ use super::memory::Buffer;
 use super::operator::{Key, Operator, Shared};
 use super::stream::Stream;
 use super::vendor::{self, Trial, Vendor};
-use crate::plan::gpu::{Choice, GpuPlan, GpuProblem, KernelPlan, Ranked};
-use crate::plan::{Activation, Algorithm};
-use crate::{Chain, Error, Pattern, Result, Scalar};
+use crate::plan::Algorithm;
+use crate::plan::gpu::{ChainProblem, Choice, GpuPlan, GpuProblem, KernelPlan, Ranked};
+use crate::{Chain, Error, Result, Scalar};
 
-/// What a step multiplies by.
+/// What is multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// One factor, by its place in the chain.
@@ -77,23 +77,25 @@ impl<T> fmt::Display for Way<T> {
 impl<T: Scalar> Operator<T> {
     /// A part as the planner sees it.
     pub(super) fn problem(&self, part: Part, key: Key) -> Result<GpuProblem> {
+        match part {
+            Part::Factor(at) => Ok(self.chain_problem(key).factor(at)),
+            Part::Whole => self.chain_problem(key).whole(),
+        }
+    }
+
+    /// The whole multiplication as the planner sees it.
+    pub(super) fn chain_problem(&self, key: Key) -> ChainProblem {
         let Key { n, layout, aligned } = key;
-        let factors = self.chain.factors();
-        let (pattern, first, last) = match part {
-            Part::Factor(at) => (factors[at].pattern(), at == factors.len() - 1, at == 0),
-            Part::Whole => (Pattern::new(1, self.rows(), self.cols(), 1)?, true, true),
-        };
-        Ok(GpuProblem {
-            pattern,
+        ChainProblem {
+            chain: self.chain.pattern().clone(),
             dtype: T::DTYPE,
             precision: self.precision,
             layout,
             batch: n,
-            // Hidden vectors start where an allocation starts.
-            aligned: aligned || !(first || last),
-            bias: last && self.bias.is_some(),
-            activation: if last { self.activation } else { Activation::None },
-        })
+            aligned,
+            bias: self.bias.is_some(),
+            activation: self.activation,
+        }
     }
 
     /// How a part is called.

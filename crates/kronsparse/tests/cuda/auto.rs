@@ -5,6 +5,7 @@ use half::f16;
 use kronsparse::cuda::timing::Caches;
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
 use kronsparse::plan::Algorithm;
+use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Precision};
 use kronsparse::{Activation, ChainPattern, DType, Error, Layout, Scalar};
 
 use crate::behaviour::{assert_right, three};
@@ -48,6 +49,31 @@ pub(crate) fn algorithms(device: &Device) -> Result<(), String> {
     Ok(())
 }
 
+/// What is done by estimates is what the plan of the chain says, where no library failed.
+fn agrees<T: Scalar>(text: &str, operator: &Operator<T>, bias: bool, n: usize, layout: Layout) {
+    if text.contains("left out") {
+        return;
+    }
+    let problem = ChainProblem {
+        chain: operator.pattern().clone(),
+        dtype: T::DTYPE,
+        precision: Precision::Full,
+        layout,
+        batch: n,
+        aligned: true,
+        bias,
+        activation: Activation::Silu,
+    };
+    let limit = Options::<T>::default().memory_limit;
+    let plan = ChainPlan::new(&problem, operator.device().machine(), Some(limit)).unwrap();
+    let steps = plan.steps();
+    assert_eq!(text.lines().count(), 1 + steps.len(), "{text}");
+    for (line, step) in text.lines().skip(1).zip(&steps) {
+        let expected = format!("{} by {}: ", plan.name(step.part), step.name);
+        assert!(line.starts_with(&expected), "`{expected}` is expected in: {line}");
+    }
+}
+
 /// What a measurement picks gives right numbers, a graph from before the measurement goes on doing so, and `explain` has the times.
 pub(crate) fn tuned(device: &Device) -> Result<(), String> {
     fn one<T: Scalar>(device: &Device, weights: &Weights<T>, caches: Caches, rng: &mut Rng) {
@@ -61,7 +87,9 @@ pub(crate) fn tuned(device: &Device) -> Result<(), String> {
             let poison = vec![nan::<T>(); n * operator.rows()];
             let mut y = Buffer::from_slice(device, &poison).unwrap();
             operator.prepare(n, layout).unwrap();
-            println!("{}", operator.explain(n, layout).unwrap());
+            let text = operator.explain(n, layout).unwrap();
+            println!("{text}");
+            agrees(&text, &operator, weights.bias.is_some(), n, layout);
             // SAFETY: x and y outlive the graph.
             let queue = || unsafe { operator.launch(x.pointer(), y.pointer(), n, layout, &stream) };
             let graph = stream.capture(queue).unwrap();

@@ -65,13 +65,8 @@ impl Plan {
     /// The only way to get a plan: f16, bf16 or f32 on compute capability 8.0 or later, a tile that its warps share
     /// evenly, registers and shared memory that suffice.
     pub fn new(problem: &GpuProblem, tile: Tile, machine: &GpuMachine) -> Result<Plan, Rejected> {
+        Self::fits(problem, machine)?;
         let GpuProblem { pattern, dtype, layout, .. } = *problem;
-        if !matches!(dtype, DType::F16 | DType::Bf16 | DType::F32) {
-            return Err(Rejected::Element(dtype));
-        }
-        if machine.capability < (8, 0) {
-            return Err(Rejected::Capability { needs: (8, 0), has: machine.capability });
-        }
         if let Some(rule) = Geometry::rule(pattern, dtype, layout, tile) {
             return Err(Rejected::Rule(rule));
         }
@@ -96,6 +91,17 @@ impl Plan {
             .clamp(1, 24);
         let slots = per_multiprocessor * machine.multiprocessors as usize;
         Ok(Plan { problem: problem.clone(), tile, geometry, slots })
+    }
+
+    /// Whether any tile can be legal: the element type, the GPU.
+    pub fn fits(problem: &GpuProblem, machine: &GpuMachine) -> Result<(), Rejected> {
+        if !matches!(problem.dtype, DType::F16 | DType::Bf16 | DType::F32) {
+            return Err(Rejected::Element(problem.dtype));
+        }
+        if machine.capability < (8, 0) {
+            return Err(Rejected::Capability { needs: (8, 0), has: machine.capability });
+        }
+        Ok(())
     }
 
     /// Tiles worth trying, the fastest by estimate first; at most 48.

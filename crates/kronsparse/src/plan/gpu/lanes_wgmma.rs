@@ -34,17 +34,8 @@ impl Plan {
     /// The only way to get a plan: f16, bf16 or f32 on compute capability 9.0, arrays that the copy engine can address
     /// (16-byte aligned, strides of multiples of 16 bytes), a tile that fits registers and shared memory.
     pub fn new(problem: &GpuProblem, tile: Tile, machine: &GpuMachine) -> Result<Plan, Rejected> {
-        let GpuProblem { pattern, dtype, layout, batch, aligned, .. } = *problem;
-        if !matches!(dtype, DType::F16 | DType::Bf16 | DType::F32) {
-            return Err(Rejected::Element(dtype));
-        }
-        // Later architectures lack wgmma: the target is sm_90a and nothing else.
-        if machine.capability != (9, 0) {
-            return Err(Rejected::Capability { needs: (9, 0), has: machine.capability });
-        }
-        if !aligned {
-            return Err(Rejected::Alignment);
-        }
+        Self::fits(problem, machine)?;
+        let GpuProblem { pattern, dtype, layout, batch, .. } = *problem;
         let rule = |why: String| Err(Rejected::Rule(why));
         let [a, b, c, d] = pattern.shape();
         let size = dtype.size();
@@ -68,6 +59,30 @@ impl Plan {
         }
         let clusters = clusters(tile.cluster(), machine.multiprocessors as usize);
         Ok(Plan { problem: problem.clone(), tile, numbers, clusters })
+    }
+
+    /// Whether any tile can be legal: the element type, the GPU, alignment, strides that the copy engine takes.
+    pub fn fits(problem: &GpuProblem, machine: &GpuMachine) -> Result<(), Rejected> {
+        let GpuProblem { pattern, dtype, layout, batch, aligned, .. } = *problem;
+        if !matches!(dtype, DType::F16 | DType::Bf16 | DType::F32) {
+            return Err(Rejected::Element(dtype));
+        }
+        // Later architectures lack wgmma: the target is sm_90a and nothing else.
+        if machine.capability != (9, 0) {
+            return Err(Rejected::Capability { needs: (9, 0), has: machine.capability });
+        }
+        if !aligned {
+            return Err(Rejected::Alignment);
+        }
+        // Every geometry but `Slices` strides by c·d and b·d, which are multiples of what it strides by.
+        let [_, b, c, d] = pattern.shape();
+        let strides = if layout == Layout::BatchLast { vec![batch] } else { vec![c * d, b * d] };
+        match strides.into_iter().map(|stride| stride * dtype.size()).find(|bytes| bytes % 16 != 0) {
+            Some(bytes) => {
+                Err(Rejected::Rule(format!("the copy engine needs strides of 16 bytes, found {bytes} bytes")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Tiles worth trying, the fastest by estimate first.

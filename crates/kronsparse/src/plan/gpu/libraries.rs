@@ -8,7 +8,7 @@
 //! crate repeats this on the record. Nothing was measured of f64, TF32 and bf16: they are taken to reach the same share of
 //! their peaks as f32, f16 and f16.
 
-use super::{GpuMachine, GpuProblem, Precision};
+use super::{GpuMachine, GpuProblem, Precision, Rejected};
 use crate::plan::Algorithm;
 use crate::{Activation, DType, Layout, Pattern};
 
@@ -39,22 +39,47 @@ const KERNEL: f64 = 1.3e-6;
 /// The libraries' algorithms that can be the fastest: CSR and BSR never were.
 pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::Dense, Algorithm::PermuteBmm, Algorithm::Strided];
 
-/// Estimated seconds of multiplying by one factor with a library; `None` where the algorithm does not exist (complex numbers;
-/// strided where `d > 1` batch-first; not one of [`ALGORITHMS`]) or its weights take more than `memory_limit` bytes.
-pub fn seconds(algorithm: Algorithm, problem: &GpuProblem, machine: &GpuMachine, memory_limit: usize) -> Option<f64> {
+/// Bytes of an algorithm's weights. The error says why it does not exist: complex numbers; strided where `d > 1` batch-first;
+/// not one of [`ALGORITHMS`]; more than `memory_limit` bytes of weights.
+pub fn fits(algorithm: Algorithm, problem: &GpuProblem, memory_limit: usize) -> Result<f64, Rejected> {
     let GpuProblem { pattern, dtype, layout, .. } = *problem;
-    let [a, b, c, d] = pattern.shape();
+    let rule = |why: String| Err(Rejected::Rule(why));
+    if !ALGORITHMS.contains(&algorithm) {
+        return rule(format!("auto does not consider {algorithm}"));
+    }
     if dtype.is_complex() {
-        return None;
+        return rule(format!("the libraries are not asked to multiply {dtype}"));
     }
-    let lanes = a as f64 * d as f64;
-    let weights = match algorithm {
-        Algorithm::Dense => lanes * lanes,
-        _ => lanes,
-    } * (b as f64 * c as f64 * dtype.size() as f64);
+    if algorithm == Algorithm::Strided && layout == Layout::BatchFirst && pattern.d() > 1 {
+        return rule(format!("batch-first, strided products need d = 1, and d is {}", pattern.d()));
+    }
+    let [a, b, c, d] = pattern.shape().map(|x| x as f64);
+    let blocks = if algorithm == Algorithm::Dense { a * d * a * d } else { a * d };
+    let weights = blocks * b * c * dtype.size() as f64;
     if weights > memory_limit as f64 {
-        return None;
+        return rule(format!("its weights take {weights:.0} bytes, the limit is {memory_limit}"));
     }
+    Ok(weights)
+}
+
+/// The algorithm that makes the same calls, where nothing is permuted or the factor is one dense matrix.
+pub fn same_as(algorithm: Algorithm, problem: &GpuProblem) -> Option<Algorithm> {
+    let pattern = problem.pattern;
+    let strided = problem.layout == Layout::BatchLast || pattern.d() == 1;
+    let same = match algorithm {
+        Algorithm::PermuteBmm => strided && !moves(pattern),
+        Algorithm::Dense => strided && pattern.a() * pattern.d() == 1,
+        _ => false,
+    };
+    same.then_some(Algorithm::Strided)
+}
+
+/// Estimated seconds of multiplying by one factor with a library; `None` where [`fits`] says why not.
+pub fn seconds(algorithm: Algorithm, problem: &GpuProblem, machine: &GpuMachine, memory_limit: usize) -> Option<f64> {
+    let weights = fits(algorithm, problem, memory_limit).ok()?;
+    let pattern = problem.pattern;
+    let [a, b, c, d] = pattern.shape();
+    let lanes = a as f64 * d as f64;
     let sides = Sides::of(problem, machine);
     let seconds = match algorithm {
         Algorithm::Dense => {
@@ -62,7 +87,7 @@ pub fn seconds(algorithm: Algorithm, problem: &GpuProblem, machine: &GpuMachine,
             let cached = machine.cached(sides.x + sides.y + weights);
             sides.product(1.0, [pattern.rows(), pattern.cols()], weights, zeros, cached)
         }
-        Algorithm::Strided if layout == Layout::BatchLast || d == 1 => {
+        Algorithm::Strided => {
             let cached = machine.cached(sides.x + sides.y + weights);
             // A batch in two directions is a table of pointers, or several calls.
             let table = if a.min(d) > 1 { KERNEL } else { 0.0 };
@@ -86,7 +111,7 @@ pub fn seconds(algorithm: Algorithm, problem: &GpuProblem, machine: &GpuMachine,
 }
 
 /// Whether permute-bmm permutes anything.
-pub(super) fn moves(pattern: Pattern) -> bool {
+fn moves(pattern: Pattern) -> bool {
     pattern.d() > 1 && (pattern.b() > 1 || pattern.c() > 1)
 }
 

@@ -1,5 +1,8 @@
 //! What the planner needs to know of a GPU.
 
+use super::Precision;
+use crate::DType;
+
 /// A GPU, without a handle to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GpuMachine {
@@ -31,6 +34,16 @@ pub struct Flops {
 }
 
 impl Flops {
+    /// The most that a type can have: `f32` in full precision is also three TF32 products.
+    pub fn peak(&self, dtype: DType, precision: Precision) -> f64 {
+        match (dtype, precision) {
+            (DType::F16 | DType::Bf16, _) => self.half,
+            (DType::F32, Precision::Tf32) => self.tf32,
+            (DType::F32 | DType::C64, _) => self.f32.max(self.tf32 / 3.0),
+            (DType::F64 | DType::C128, _) => self.f64,
+        }
+    }
+
     /// The published rates per multiprocessor and clock of a compute capability, times `multiprocessors · hertz`.
     pub fn of(capability: (u32, u32), multiprocessors: u32, hertz: f64) -> Flops {
         // Fused multiply-adds per multiprocessor and clock: f64, f32, TF32, half.

@@ -3,8 +3,10 @@
 //! A family is a file with a type `Plan` (see [`plain::Plan`] for the methods) and a line in `families!` below: nothing
 //! else here or in the engine names it, but for its header in the list of embedded files. [`pair_wgmma`] multiplies by two
 //! factors at once. What the vendor's libraries take
-//! instead is estimated in [`libraries`], and both are put in order by [`ranked`](fn@ranked) for `auto`.
+//! instead is estimated in [`libraries`], and both are put in order by [`ranked`](fn@ranked) for `auto`, which [`ChainPlan`]
+//! is for a whole chain.
 
+mod chain;
 mod cuts;
 mod groups;
 mod kernel_plan;
@@ -21,6 +23,7 @@ mod weight_parts;
 
 use std::fmt;
 
+pub use chain::{ChainPlan, ChainProblem, ChainStep, Part, Refusal, StepWay};
 pub use cuts::{Cut, cuts};
 pub use groups::groups;
 pub use kernel_plan::KernelPlan;
@@ -143,6 +146,19 @@ macro_rules! families {
                 $(all.extend($module::Plan::candidates(problem, machine).into_iter().map(GpuPlan::$variant));)*
                 all
             }
+            /// Whether the family called `name` can have a legal tile; the error says why it has none, whatever the tile.
+            pub fn fits(
+                name: &str,
+                problem: &GpuProblem,
+                machine: &GpuMachine,
+            ) -> std::result::Result<(), Rejected> {
+                match name {
+                    $(stringify!($module) => $module::Plan::fits(problem, machine),)*
+                    _ => Err(Rejected::Rule(format!(
+                        "there is no kernel family {name}; there are {:?}", GpuPlan::FAMILIES
+                    ))),
+                }
+            }
             /// What the plan multiplies.
             pub fn problem(&self) -> &GpuProblem {
                 match self { $(GpuPlan::$variant(plan) => plan.problem()),* }
@@ -254,11 +270,9 @@ pub fn choose(problem: &GpuProblem, machine: &GpuMachine) -> std::result::Result
     fastest(GpuPlan::candidates(problem, machine), machine).ok_or(Rejected::Element(problem.dtype))
 }
 
-/// The fastest plan of the family called `name`, by the same estimate.
+/// The fastest plan of the family called `name`, by the same estimate; the error says why there is none.
 pub fn family(name: &str, problem: &GpuProblem, machine: &GpuMachine) -> std::result::Result<GpuPlan, Rejected> {
-    if !GpuPlan::FAMILIES.contains(&name) {
-        return Err(Rejected::Rule(format!("there is no kernel family {name}; there are {:?}", GpuPlan::FAMILIES)));
-    }
+    GpuPlan::fits(name, problem, machine)?;
     let mut plans = GpuPlan::candidates(problem, machine);
     plans.retain(|plan| plan.name() == name);
     fastest(plans, machine).ok_or_else(|| {

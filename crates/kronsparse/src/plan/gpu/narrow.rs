@@ -55,13 +55,8 @@ impl Plan {
     /// The only way to get a plan: f16, bf16 or f32, a tile that its threads share evenly in whole warps, registers and
     /// shared memory that suffice. Any number of vectors is legal.
     pub fn new(problem: &GpuProblem, tile: Tile, machine: &GpuMachine) -> Result<Plan, Rejected> {
+        Self::needs(problem, machine)?;
         let GpuProblem { pattern, dtype, layout, .. } = *problem;
-        if !matches!(dtype, DType::F16 | DType::Bf16 | DType::F32) {
-            return Err(Rejected::Element(dtype));
-        }
-        if machine.capability < (8, 0) {
-            return Err(Rejected::Capability { needs: (8, 0), has: machine.capability });
-        }
         let rule = |why: String| Err(Rejected::Rule(why));
         let size = dtype.size();
         let Tile { vectors, lanes, outputs, depth, thread_lanes, thread_outputs, split } = tile;
@@ -110,11 +105,32 @@ impl Plan {
         Ok(Plan { problem: problem.clone(), tile, shared_bytes, registers })
     }
 
+    /// Whether any tile can be legal and worth trying: the element type, the GPU, at most 64 vectors.
+    pub fn fits(problem: &GpuProblem, machine: &GpuMachine) -> Result<(), Rejected> {
+        Self::needs(problem, machine)?;
+        if problem.batch > MOST_VECTORS {
+            let why = format!("the kernel is for up to {MOST_VECTORS} vectors, found {}", problem.batch);
+            return Err(Rejected::Rule(why));
+        }
+        Ok(())
+    }
+
+    /// What every tile needs.
+    fn needs(problem: &GpuProblem, machine: &GpuMachine) -> Result<(), Rejected> {
+        if !matches!(problem.dtype, DType::F16 | DType::Bf16 | DType::F32) {
+            return Err(Rejected::Element(problem.dtype));
+        }
+        if machine.capability < (8, 0) {
+            return Err(Rejected::Capability { needs: (8, 0), has: machine.capability });
+        }
+        Ok(())
+    }
+
     /// Tiles worth trying for up to 64 vectors, the fastest by estimate first; none for more.
     pub fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan> {
         let [_, b, c, d] = problem.pattern.shape();
         let mut plans = Vec::new();
-        if problem.batch > MOST_VECTORS || !matches!(problem.dtype, DType::F16 | DType::Bf16 | DType::F32) {
+        if Self::fits(problem, machine).is_err() {
             return plans;
         }
         let group = 16 / problem.dtype.size();

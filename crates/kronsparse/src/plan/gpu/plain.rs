@@ -43,9 +43,7 @@ impl Plan {
     /// The only way to get a plan. Any real element type is legal; the tile must consist of powers of two, whole warps, at
     /// most 1024 threads, and fit the shared memory.
     pub fn new(problem: &GpuProblem, tile: Tile, machine: &GpuMachine) -> Result<Plan, Rejected> {
-        if problem.dtype.is_complex() {
-            return Err(Rejected::Element(problem.dtype));
-        }
+        Self::fits(problem, machine)?;
         let Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors } = tile;
         let all = [lanes, outputs, vectors, depth, thread_outputs, thread_vectors];
         let rule = |why: String| Err(Rejected::Rule(why));
@@ -71,6 +69,11 @@ impl Plan {
             });
         }
         Ok(Plan { problem: problem.clone(), tile, shared_bytes: needs as u32 })
+    }
+
+    /// Whether any tile can be legal; complex numbers have none.
+    pub fn fits(problem: &GpuProblem, _machine: &GpuMachine) -> Result<(), Rejected> {
+        if problem.dtype.is_complex() { Err(Rejected::Element(problem.dtype)) } else { Ok(()) }
     }
 
     /// Tiles worth trying: blocks of at most 256 threads that are no larger than the problem needs, with register tiles

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use super::libraries::{self, moves};
+use super::libraries;
 use super::{GpuMachine, GpuPlan, GpuProblem};
-use crate::Layout;
 use crate::plan::Algorithm;
 
 /// A way of multiplying by one factor.
@@ -106,13 +105,7 @@ fn kernels(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Ranked> {
 /// The libraries' algorithms, without those that are the same calls as another.
 fn by_library(problem: &GpuProblem, machine: &GpuMachine, libraries: Option<usize>) -> Vec<Ranked> {
     let Some(limit) = libraries else { return Vec::new() };
-    let pattern = problem.pattern;
-    let strided = problem.layout == Layout::BatchLast || pattern.d() == 1;
-    let repeats = |algorithm: &Algorithm| match algorithm {
-        Algorithm::PermuteBmm => strided && !moves(pattern),
-        Algorithm::Dense => strided && pattern.a() * pattern.d() == 1,
-        _ => false,
-    };
+    let repeats = |algorithm: &Algorithm| libraries::same_as(*algorithm, problem).is_some();
     let time = |algorithm: Algorithm| {
         let seconds = libraries::seconds(algorithm, problem, machine, limit)?;
         Some(Ranked { choice: Choice::Library(algorithm), seconds })
@@ -129,7 +122,7 @@ fn sorted(mut all: Vec<Ranked>) -> Vec<Ranked> {
 mod tests {
     use super::super::Precision;
     use super::*;
-    use crate::{Activation, DType};
+    use crate::{Activation, DType, Layout};
 
     fn problem(pattern: &str, dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
         let (precision, activation, pattern) = (Precision::Full, Activation::None, pattern.parse().unwrap());

@@ -1,0 +1,431 @@
+//! `kronsparse plan`: how a GPU would multiply by a chain, and why, without one.
+
+use std::fmt::Write as _;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use kronsparse::cuda::{self, libraries};
+use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Cut, GpuMachine, PairPlan, Part, groups};
+use kronsparse::{Activation, ChainPattern, ChainSpec, Layout};
+use kronsparse_bench::{Kind, format};
+use serde_json::{Value, json};
+
+use crate::output::{self, HEADING, grouped, json_number};
+use crate::table::{Align, render};
+
+/// How a GPU would multiply by a chain, and why: nothing is run, and no GPU is needed
+#[derive(Args)]
+#[command(after_help = "\
+Prints for every number of vectors what auto picks by its estimates, and of every other way its estimate or the
+reason why it is not considered. Steps and factors are listed in the order of application, the right-most first.
+
+Examples:
+  kronsparse plan '(1,64,64,64)(64,64,64,1)' --batch 1,256,25088 --dtype f16
+  kronsparse plan monarch:32,32 --shape 1024,4096 --batch 4096 --dtype bf16 --bias --activation gelu --json")]
+pub(crate) struct PlanArgs {
+    /// The chain: (a,b,c,d)(a,b,c,d)…, butterfly:r1,r2,…, or with --shape monarch:p,q and square-dyadic
+    #[arg(value_name = "CHAIN")]
+    chain: ChainSpec,
+    /// Numbers of vectors
+    #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', required = true)]
+    batch: Vec<usize>,
+    /// Element type: f16, bf16, f32, f64, or tf32, which is f32 in memory
+    #[arg(long, value_name = "TYPE")]
+    dtype: Kind,
+    /// Rows and columns of the matrix, for chains that do not say them
+    #[arg(long, value_name = "ROWS,COLS", value_delimiter = ',')]
+    shape: Option<Vec<usize>>,
+    /// bsf (vectors are rows) or bsl (vectors are columns)
+    #[arg(long, default_value_t)]
+    layout: Layout,
+    /// A bias is added
+    #[arg(long)]
+    bias: bool,
+    /// none, relu, gelu, gelu-tanh or silu, applied after the bias
+    #[arg(long, default_value_t)]
+    activation: Activation,
+    /// The GPU to plan for: h100, which need not be there, or one of this machine as cuda:N
+    #[arg(long, default_value = "h100")]
+    device: Target,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is planned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// The built-in description.
+    H100,
+    /// A GPU of this machine by its number.
+    Cuda(usize),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Target, String> {
+        let number = if text == "cuda" { Some("0") } else { text.strip_prefix("cuda:") };
+        match (text, number.map(str::parse)) {
+            ("h100", _) => Ok(Target::H100),
+            (_, Some(Ok(number))) => Ok(Target::Cuda(number)),
+            _ => Err("expected h100, cuda or cuda:N".into()),
+        }
+    }
+}
+
+/// A GPU and the libraries beside it.
+struct Gpu {
+    name: String,
+    machine: GpuMachine,
+    /// Bytes of weights that a library's algorithm may have, or why there are none.
+    libraries: std::result::Result<usize, String>,
+    /// Whether somebody looked.
+    assumed: bool,
+}
+
+impl Gpu {
+    fn new(target: Target) -> Result<Gpu> {
+        let limit = cuda::Options::<f32>::default().memory_limit;
+        Ok(match target {
+            Target::H100 => {
+                Gpu { name: "H100".into(), machine: GpuMachine::h100(), libraries: Ok(limit), assumed: true }
+            }
+            Target::Cuda(ordinal) => {
+                let device = cuda::Device::open(ordinal)?;
+                let found = libraries::find(libraries::Library::Cublas).map(|_| limit).map_err(str::to_owned);
+                let (name, machine) = (device.name().to_owned(), device.machine().clone());
+                Gpu { name, machine, libraries: found, assumed: false }
+            }
+        })
+    }
+}
+
+/// One line of the list of ways.
+struct Line {
+    what: String,
+    way: &'static str,
+    /// The estimate, or why there is none.
+    seconds: std::result::Result<f64, String>,
+    taken: bool,
+}
+
+pub(crate) fn run(args: &PlanArgs) -> Result<()> {
+    if args.dtype.dtype.is_complex() {
+        bail!("--dtype {}: a GPU multiplies f16, bf16, f32, tf32 and f64; complex chains run on the CPU", args.dtype);
+    }
+    let chain = resolve(&args.chain, args.shape.as_deref())?;
+    for &batch in &args.batch {
+        check_batch(batch, &chain)?;
+    }
+    let gpu = Gpu::new(args.device)?;
+    // As `cuda::Operator` does before it plans.
+    let products = groups(&chain, args.dtype.dtype, args.dtype.precision(), &gpu.machine).into_iter();
+    let combined = ChainPattern::new(products.map(|group| chain.product(group)).collect::<kronsparse::Result<_>>()?)?;
+    let mut plans = Vec::with_capacity(args.batch.len());
+    for &batch in &args.batch {
+        let problem = ChainProblem {
+            chain: combined.clone(),
+            dtype: args.dtype.dtype,
+            precision: args.dtype.precision(),
+            layout: args.layout,
+            batch,
+            aligned: true,
+            bias: args.bias,
+            activation: args.activation,
+        };
+        match ChainPlan::new(&problem, &gpu.machine, gpu.libraries.as_ref().ok().copied()) {
+            Ok(plan) => plans.push(plan),
+            Err(rejected) => bail!("{chain} in {}: {rejected}", args.dtype),
+        }
+    }
+    if args.json {
+        return output::print_json(&document(args, &chain, &combined, &gpu, &plans));
+    }
+    let mut text = heading(args, &chain, &combined, &gpu);
+    for plan in &plans {
+        text.push('\n');
+        text.push_str(&paragraph(plan));
+    }
+    output::print(&text)
+}
+
+/// The chain that the flags name.
+fn resolve(spec: &ChainSpec, shape: Option<&[usize]>) -> Result<ChainPattern> {
+    Ok(match (spec, shape) {
+        (spec, Some(&[rows, cols])) => spec.resolve(rows, cols)?,
+        (_, Some(other)) => bail!("--shape takes two numbers ROWS,COLS, found {}", other.len()),
+        (ChainSpec::Explicit(chain), None) => chain.clone(),
+        (ChainSpec::Butterfly(radices), None) => ChainPattern::butterfly(radices)?,
+        (spec, None) => bail!("{spec} does not say its size; add --shape ROWS,COLS"),
+    })
+}
+
+/// Refuses no vectors, and more than an address space holds.
+fn check_batch(batch: usize, chain: &ChainPattern) -> Result<()> {
+    if batch == 0 {
+        bail!("--batch 0: expected at least one vector");
+    }
+    let features = chain.patterns().iter().flat_map(|p| [p.rows(), p.cols()]).max().unwrap_or(1);
+    // As patterns are checked: even times 16 bytes.
+    match features.checked_mul(batch).and_then(|numbers| numbers.checked_mul(16)) {
+        Some(bytes) if isize::try_from(bytes).is_ok() => Ok(()),
+        _ => bail!("--batch {batch}: so many vectors of {features} numbers do not fit in the address space"),
+    }
+}
+
+/// What all paragraphs have in common.
+fn heading(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: &Gpu) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{HEADING}{name:<11}{HEADING:#}{value}");
+    };
+    let (count, share) = (chain.patterns().len(), format::percent(chain.density()));
+    let factors = if count == 1 { "1 factor".into() } else { format!("{count} factors") };
+    let (rows, cols, parameters) = (chain.rows(), chain.cols(), grouped(chain.parameters()));
+    line("chain", &format!("{chain}: {cols} → {rows}, {factors}, {parameters} parameters, {share} of dense"));
+    if combined != chain {
+        let (count, parameters) = (combined.patterns().len(), grouped(combined.parameters()));
+        let factors = if count == 1 { "1 factor".into() } else { format!("{count} factors") };
+        line(
+            "combined",
+            &format!("{combined}: {factors} once small neighbours are multiplied together, {parameters} parameters"),
+        );
+    }
+    let bias = if args.bias { "a bias" } else { "no bias" };
+    let (kind, layout, activation) = (args.dtype, args.layout, args.activation);
+    line("arrays", &format!("{kind}, {layout}, {bias}, activation {activation}; X and Y at multiples of 16 bytes"));
+    let GpuMachine { capability: (major, minor), multiprocessors, bytes_per_second, flops, .. } = &gpu.machine;
+    let peak = flops.peak(kind.dtype, kind.precision());
+    line(
+        "GPU",
+        &format!(
+            "{}, compute capability {major}.{minor}, {multiprocessors} SMs, {} GB/s, {} TFLOP/s in {kind}",
+            gpu.name,
+            format::significant(bytes_per_second / 1e9),
+            format::significant(peak / 1e12),
+        ),
+    );
+    let state = match &gpu.libraries {
+        Ok(limit) => {
+            let found = if gpu.assumed { "assumed to be there" } else { "found" };
+            format!("cuBLAS {found}, for up to {} of weights", format::bytes(*limit as f64))
+        }
+        Err(why) => format!("missing: {why}"),
+    };
+    line("libraries", &state);
+    text
+}
+
+/// The plan for one number of vectors.
+fn paragraph(plan: &ChainPlan) -> String {
+    let problem = plan.problem();
+    let (roofline, bound) = roofline(plan);
+    let mut text = format!(
+        "{HEADING}n = {}: {}, {}{HEADING:#}, {} of the roofline\n",
+        grouped(problem.batch),
+        decision(plan),
+        format::seconds(plan.seconds()),
+        format::percent(roofline / plan.seconds()),
+    );
+    let (flops, bytes) = work(plan);
+    let _ = writeln!(
+        text,
+        "  to do: {} to move and {}, {} at the roofline, bound by {bound}",
+        format::bytes(bytes),
+        flops_text(flops),
+        format::seconds(roofline),
+    );
+    for (at, step) in plan.steps().iter().enumerate() {
+        let (name, seconds) = (plan.name(step.part), format::seconds(step.seconds));
+        let _ = writeln!(text, "  step {}: {name} by {step}; {seconds}", at + 1);
+    }
+    if problem.chain.patterns().len() > 1 {
+        let dense = match plan.dense() {
+            Ok(dense) => format::seconds(dense.seconds),
+            Err(why) => format!("not considered: {why}"),
+        };
+        let apart = format::seconds(plan.seconds_apart());
+        let _ = writeln!(text, "  factor by factor: {apart}; dense of the whole chain: {dense}");
+    }
+    let rows: Vec<Vec<String>> = lines(plan)
+        .into_iter()
+        .map(|Line { what, way, seconds, taken }| {
+            let (estimate, remark) = match seconds {
+                Ok(seconds) => (format::seconds(seconds), if taken { "taken".into() } else { String::new() }),
+                Err(why) => ("no".into(), why),
+            };
+            vec![what, way.into(), estimate, remark]
+        })
+        .collect();
+    let columns = [("multiplies by", Align::Left), ("way", Align::Left), ("estimate", Align::Right), ("", Align::Left)];
+    for line in render(&columns, &rows).lines() {
+        let _ = writeln!(text, "  {line}");
+    }
+    text
+}
+
+/// The decision in a few words.
+fn decision(plan: &ChainPlan) -> String {
+    let pairs = plan.cuts().iter().filter(|cut| matches!(cut, Cut::Pair(_))).count();
+    match (plan.is_dense(), pairs, plan.cuts().len() - pairs) {
+        (true, ..) => "the whole chain as one dense product".into(),
+        (_, 0, 1) => "one step".into(),
+        (_, 0, _) => "factor by factor".into(),
+        (_, 1, 0) => "both factors in one kernel".into(),
+        (_, pairs, 0) => format!("{pairs} kernels for two factors each"),
+        (_, pairs, alone) => format!("two factors in one kernel {pairs} times, {alone} by themselves"),
+    }
+}
+
+/// Every way of every part: of the factors in the order of application, of two together, of all.
+fn lines(plan: &ChainPlan) -> Vec<Line> {
+    let count = plan.problem().chain.patterns().len();
+    let steps = plan.steps();
+    let taken = |part: Part, way: &str| steps.iter().any(|step| step.part == part && step.name == way);
+    let mut lines = Vec::new();
+    for at in (0..count).rev() {
+        let (part, what) = (Part::Factor(at), plan.name(Part::Factor(at)));
+        for way in plan.ways(at) {
+            let (way, seconds) = (way.name(), Ok(way.seconds));
+            lines.push(Line { what: what.clone(), way, seconds, taken: taken(part, way) });
+        }
+        for refusal in plan.refused(at) {
+            lines.push(Line { what: what.clone(), way: refusal.name, seconds: Err(refusal.why), taken: false });
+        }
+    }
+    for at in (0..count - 1).rev() {
+        let (part, way) = (Part::Pair(at), PairPlan::NAME);
+        let seconds = plan.pair(at).map(PairPlan::seconds).map_err(ToString::to_string);
+        lines.push(Line { what: plan.name(part), way, seconds, taken: taken(part, way) });
+    }
+    if count > 1 {
+        let seconds = plan.dense().map(|dense| dense.seconds).map_err(ToString::to_string);
+        lines.push(Line { what: "the whole chain".into(), way: "dense", seconds, taken: plan.is_dense() });
+    }
+    lines
+}
+
+/// Floating-point operations and bytes that must move.
+fn work(plan: &ChainPlan) -> (f64, f64) {
+    let problem = plan.problem();
+    (problem.chain.flops(problem.batch), problem.chain.bytes(problem.batch, problem.dtype.size()))
+}
+
+/// Operations with a unit that suits their number.
+fn flops_text(flops: f64) -> String {
+    let (factor, unit) = match flops {
+        x if x >= 1e12 => (1e-12, "TFLOP"),
+        x if x >= 1e9 => (1e-9, "GFLOP"),
+        x if x >= 1e6 => (1e-6, "MFLOP"),
+        _ => (1.0, "FLOP"),
+    };
+    format!("{} {unit}", format::significant(flops * factor))
+}
+
+/// Seconds at the roofline, and what bounds them.
+fn roofline(plan: &ChainPlan) -> (f64, &'static str) {
+    let ((flops, bytes), problem, machine) = (work(plan), plan.problem(), plan.machine());
+    let arithmetic = flops / machine.flops.peak(problem.dtype, problem.precision);
+    let memory = bytes / machine.bytes_per_second;
+    if memory >= arithmetic { (memory, "memory") } else { (arithmetic, "arithmetic") }
+}
+
+/// The same as one JSON document.
+fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: &Gpu, plans: &[ChainPlan]) -> Value {
+    let (machine, (major, minor)) = (&gpu.machine, gpu.machine.capability);
+    json!({
+        "chain": chain.to_string(),
+        "combined": combined.to_string(),
+        "rows": chain.rows(),
+        "cols": chain.cols(),
+        "parameters": chain.parameters(),
+        "dtype": args.dtype.to_string(),
+        "layout": args.layout.name(),
+        "bias": args.bias,
+        "activation": args.activation.name(),
+        "gpu": {
+            "name": gpu.name,
+            "compute_capability": format!("{major}.{minor}"),
+            "multiprocessors": machine.multiprocessors,
+            "bytes_per_second": json_number(machine.bytes_per_second),
+            "flops_per_second": json_number(machine.flops.peak(args.dtype.dtype, args.dtype.precision())),
+        },
+        "library_weight_bytes": gpu.libraries.as_ref().ok(),
+        "libraries_absent_because": gpu.libraries.as_ref().err(),
+        "plans": plans.iter().map(plan_json).collect::<Vec<_>>(),
+    })
+}
+
+fn plan_json(plan: &ChainPlan) -> Value {
+    let ((flops, bytes), (roofline, bound)) = (work(plan), roofline(plan));
+    let steps: Vec<Value> = plan
+        .steps()
+        .iter()
+        .map(|step| {
+            json!({
+                "multiplies_by": plan.name(step.part),
+                "way": step.name,
+                "plan": step.to_string(),
+                "seconds": json_number(step.seconds),
+            })
+        })
+        .collect();
+    let ways: Vec<Value> = lines(plan)
+        .into_iter()
+        .map(|Line { what, way, seconds, taken }| {
+            json!({
+                "multiplies_by": what,
+                "way": way,
+                "taken": taken,
+                "seconds": seconds.as_ref().ok().map(|seconds| json_number(*seconds)),
+                "refused_because": seconds.as_ref().err(),
+            })
+        })
+        .collect();
+    json!({
+        "batch": plan.problem().batch,
+        "flops": json_number(flops),
+        "bytes": json_number(bytes),
+        "roofline_seconds": json_number(roofline),
+        "bound_by": bound,
+        "decision": decision(plan),
+        "seconds": json_number(plan.seconds()),
+        "seconds_factor_by_factor": json_number(plan.seconds_apart()),
+        "seconds_dense": plan.dense().ok().map(|dense| json_number(dense.seconds)),
+        "steps": steps,
+        "ways": ways,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_by_name() {
+        let all = ["h100", "cuda", "cuda:3", "cuda:", "cuda3", "cpu"].map(|text| text.parse::<Target>().ok());
+        assert_eq!(all, [Some(Target::H100), Some(Target::Cuda(0)), Some(Target::Cuda(3)), None, None, None]);
+    }
+
+    #[test]
+    fn operations_have_units() {
+        assert_eq!(
+            [770.0, 1.05e6, 2.63e10, 3e12].map(flops_text),
+            ["770 FLOP", "1.05 MFLOP", "26.3 GFLOP", "3.00 TFLOP"]
+        );
+    }
+
+    #[test]
+    fn chains_need_a_size_where_they_have_none() {
+        let chain = |text: &str, shape| {
+            resolve(&text.parse().unwrap(), shape).map(|c| (c.rows(), c.cols())).map_err(|e| e.to_string())
+        };
+        assert_eq!(chain("butterfly:4,2", None), Ok((8, 8)));
+        assert_eq!(chain("monarch:2,3", Some(&[4, 6])), Ok((4, 6)));
+        assert!(chain("monarch:2,3", None).unwrap_err().contains("--shape"));
+        assert!(chain("monarch:2,3", Some(&[4])).unwrap_err().contains("two numbers"));
+        assert!(chain("(1,2,2,2)", Some(&[8, 8])).unwrap_err().contains("[4, 4]"));
+    }
+}

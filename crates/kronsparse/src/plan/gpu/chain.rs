@@ -1,0 +1,285 @@
+//! How a whole chain is multiplied by: what `auto` picks by estimates, as a value for the engine and for whoever asks.
+
+use std::fmt;
+
+use super::libraries::{self as library, ALGORITHMS};
+use super::{
+    Choice, Cut, GpuMachine, GpuPlan, GpuProblem, PairPlan, PairProblem, Precision, Ranked, Rejected, cuts, family,
+    ranked,
+};
+use crate::plan::Algorithm;
+use crate::{Activation, ChainPattern, DType, Layout, Pattern, Result};
+
+#[cfg(test)]
+mod tests;
+
+/// One multiplication by a chain, without its numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChainProblem {
+    /// The patterns, left to right; the right-most factor is applied first.
+    pub chain: ChainPattern,
+    /// Element type of `X`, the weights, the bias, `Y` and the hidden vectors.
+    pub dtype: DType,
+    /// How `f32` is multiplied.
+    pub precision: Precision,
+    /// Order of `X` and `Y`.
+    pub layout: Layout,
+    /// Number of vectors.
+    pub batch: usize,
+    /// Whether `X` and `Y` start at multiples of 16 bytes.
+    pub aligned: bool,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// What is applied after the bias.
+    pub activation: Activation,
+}
+
+impl ChainProblem {
+    /// Factor `at` by itself. Bias and activation belong to the left-most factor, which is applied last.
+    pub fn factor(&self, at: usize) -> GpuProblem {
+        let (first, last) = (at + 1 == self.chain.patterns().len(), at == 0);
+        self.product(self.chain.patterns()[at], first, last)
+    }
+
+    /// Factor `at + 1` and then factor `at`.
+    pub fn pair(&self, at: usize) -> PairProblem {
+        let patterns = self.chain.patterns();
+        let (first, last) = (at + 2 == patterns.len(), at == 0);
+        let GpuProblem { dtype, layout, batch, aligned, bias, activation, .. } =
+            self.product(patterns[at], first, last);
+        PairProblem { first: patterns[at + 1], second: patterns[at], dtype, layout, batch, aligned, bias, activation }
+    }
+
+    /// The chain as one dense matrix; an error where that has too many entries to count.
+    pub fn whole(&self) -> Result<GpuProblem> {
+        Ok(self.product(Pattern::new(1, self.chain.rows(), self.chain.cols(), 1)?, true, true))
+    }
+
+    /// The chain as one dense product of a library, where that is not the same as its one factor; the error says why not.
+    pub fn dense(&self, machine: &GpuMachine, libraries: Option<usize>) -> std::result::Result<Ranked, Rejected> {
+        let limit = libraries.ok_or_else(|| Rejected::Rule(NO_LIBRARIES.into()))?;
+        if self.chain.patterns().len() == 1 {
+            return Err(Rejected::Rule("the chain has one factor, whose own ways are listed".into()));
+        }
+        let (whole, algorithm) = (self.whole().map_err(|error| Rejected::Rule(error.to_string()))?, Algorithm::Dense);
+        library::fits(algorithm, &whole, limit)?;
+        let seconds = library::seconds(algorithm, &whole, machine, limit).ok_or(Rejected::Element(self.dtype))?;
+        Ok(Ranked { choice: Choice::Library(algorithm), seconds })
+    }
+
+    fn product(&self, pattern: Pattern, first: bool, last: bool) -> GpuProblem {
+        let ChainProblem { chain: _, dtype, precision, layout, batch, aligned, bias, activation } = *self;
+        GpuProblem {
+            pattern,
+            dtype,
+            precision,
+            layout,
+            batch,
+            // Hidden vectors start where an allocation starts.
+            aligned: aligned || !(first || last),
+            bias: last && bias,
+            activation: if last { activation } else { Activation::None },
+        }
+    }
+}
+
+/// What one step multiplies by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// One factor, by its place in the chain.
+    Factor(usize),
+    /// Factor `at + 1`, then factor `at`, in one kernel.
+    Pair(usize),
+    /// All factors as one dense matrix.
+    Whole,
+}
+
+/// One kernel, or one algorithm of a library.
+#[derive(Clone, Debug)]
+pub struct ChainStep<'a> {
+    /// What it multiplies by.
+    pub part: Part,
+    /// The kernel's family, or the library's algorithm.
+    pub name: &'static str,
+    /// Estimated seconds.
+    pub seconds: f64,
+    /// How.
+    pub way: StepWay<'a>,
+}
+
+/// A kernel, or a library's algorithm, of one step.
+#[derive(Clone, Copy, Debug)]
+pub enum StepWay<'a> {
+    /// Of one factor, or of the whole chain.
+    One(&'a Choice),
+    /// Of two factors.
+    Two(&'a PairPlan),
+}
+
+impl fmt::Display for ChainStep<'_> {
+    /// The plan of the kernel in words, or the algorithm's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.way {
+            StepWay::One(choice) => choice.fmt(f),
+            StepWay::Two(plan) => plan.fmt(f),
+        }
+    }
+}
+
+/// A way that is not considered, and why in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The kernel's family, or the library's algorithm.
+    pub name: &'static str,
+    /// The sentence.
+    pub why: String,
+}
+
+/// Every way of multiplying by a chain with its estimate, and the steps with the least sum.
+#[derive(Clone, Debug)]
+pub struct ChainPlan {
+    problem: ChainProblem,
+    machine: GpuMachine,
+    libraries: Option<usize>,
+    /// By factor, the least estimate first; at least one each.
+    ways: Vec<Vec<Ranked>>,
+    /// By the place of the left factor.
+    pairs: Vec<std::result::Result<PairPlan, Rejected>>,
+    cuts: Vec<Cut>,
+    /// The sum of `cuts`.
+    by_cuts: f64,
+    dense: std::result::Result<Ranked, Rejected>,
+}
+
+impl ChainPlan {
+    /// Plans. `libraries` says how many bytes of weights a library's algorithm may have, `None` that there are no libraries.
+    ///
+    /// Rejected where a factor has no way at all: complex numbers.
+    pub fn new(
+        problem: &ChainProblem,
+        machine: &GpuMachine,
+        libraries: Option<usize>,
+    ) -> std::result::Result<ChainPlan, Rejected> {
+        let count = problem.chain.patterns().len();
+        let ways: Vec<Vec<Ranked>> = (0..count).map(|at| ranked(&problem.factor(at), machine, libraries)).collect();
+        if ways.iter().any(Vec::is_empty) {
+            return Err(Rejected::Element(problem.dtype));
+        }
+        let pairs: Vec<_> = (0..count - 1).map(|at| PairPlan::choose(&problem.pair(at), machine)).collect();
+        let singles: Vec<f64> = ways.iter().map(|ways| ways[0].seconds).collect();
+        let together: Vec<Option<f64>> = pairs.iter().map(|pair| pair.as_ref().ok().map(PairPlan::seconds)).collect();
+        let (cuts, by_cuts) = cuts(&singles, &together);
+        let dense = problem.dense(machine, libraries);
+        let (problem, machine) = (problem.clone(), machine.clone());
+        Ok(ChainPlan { problem, machine, libraries, ways, pairs, cuts, by_cuts, dense })
+    }
+
+    /// What is multiplied.
+    pub fn problem(&self) -> &ChainProblem {
+        &self.problem
+    }
+    /// The GPU that this was planned for.
+    pub fn machine(&self) -> &GpuMachine {
+        &self.machine
+    }
+    /// Whether all factors together as one dense matrix are estimated to be the fastest.
+    pub fn is_dense(&self) -> bool {
+        self.dense.as_ref().is_ok_and(|dense| dense.seconds < self.by_cuts)
+    }
+    /// Estimated seconds of all steps.
+    pub fn seconds(&self) -> f64 {
+        match &self.dense {
+            Ok(dense) if self.is_dense() => dense.seconds,
+            _ => self.by_cuts,
+        }
+    }
+    /// The cuts with the least sum, in the order of application: what is done unless dense is faster.
+    pub fn cuts(&self) -> &[Cut] {
+        &self.cuts
+    }
+    /// Estimated seconds of [`ChainPlan::cuts`].
+    pub fn seconds_of_cuts(&self) -> f64 {
+        self.by_cuts
+    }
+    /// Estimated seconds where every factor goes by itself.
+    pub fn seconds_apart(&self) -> f64 {
+        self.ways.iter().map(|ways| ways[0].seconds).sum()
+    }
+    /// The ways of factor `at`, the least estimate first; at least one.
+    pub fn ways(&self, at: usize) -> &[Ranked] {
+        &self.ways[at]
+    }
+    /// The kernel for factor `at + 1` and then factor `at`, or why there is none.
+    pub fn pair(&self, at: usize) -> std::result::Result<&PairPlan, &Rejected> {
+        self.pairs[at].as_ref()
+    }
+    /// The chain as one dense product of a library, or why that is not considered.
+    pub fn dense(&self) -> std::result::Result<&Ranked, &Rejected> {
+        self.dense.as_ref()
+    }
+
+    /// What is done, in the order of application.
+    pub fn steps(&self) -> Vec<ChainStep<'_>> {
+        if let Ok(dense) = self.dense()
+            && self.is_dense()
+        {
+            return vec![step(Part::Whole, dense)];
+        }
+        self.steps_of_cuts()
+    }
+
+    /// [`ChainPlan::cuts`] as steps.
+    pub fn steps_of_cuts(&self) -> Vec<ChainStep<'_>> {
+        let of = |cut: &Cut| match *cut {
+            Cut::Factor(at) => step(Part::Factor(at), &self.ways[at][0]),
+            Cut::Pair(at) => {
+                let plan = self.pairs[at].as_ref().expect("only pairs that exist are cut");
+                ChainStep {
+                    part: Part::Pair(at),
+                    name: PairPlan::NAME,
+                    seconds: plan.seconds(),
+                    way: StepWay::Two(plan),
+                }
+            }
+        };
+        self.cuts.iter().map(of).collect()
+    }
+
+    /// A part's patterns, in words.
+    pub fn name(&self, part: Part) -> String {
+        let pattern = |at: usize| self.problem.chain.patterns()[at];
+        match part {
+            Part::Factor(at) => pattern(at).to_string(),
+            Part::Pair(at) => format!("{} after {}", pattern(at), pattern(at + 1)),
+            Part::Whole => self.problem.chain.to_string(),
+        }
+    }
+
+    /// The kernel families and library algorithms that are not among [`ChainPlan::ways`] of factor `at`, each with its reason.
+    pub fn refused(&self, at: usize) -> Vec<Refusal> {
+        let problem = self.problem.factor(at);
+        let absent = |name: &str| !self.ways[at].iter().any(|way| way.name() == name);
+        let kernels = GpuPlan::FAMILIES.iter().copied().filter(|name| absent(name)).filter_map(|name| {
+            let why = family(name, &problem, &self.machine).err()?.to_string();
+            Some(Refusal { name, why })
+        });
+        let algorithms = ALGORITHMS.into_iter().filter(|algorithm| absent(algorithm.name())).filter_map(|algorithm| {
+            let why = match self.libraries {
+                None => NO_LIBRARIES.into(),
+                Some(limit) => match library::fits(algorithm, &problem, limit) {
+                    Err(rejected) => rejected.to_string(),
+                    Ok(_) => format!("the same calls as {}", library::same_as(algorithm, &problem)?),
+                },
+            };
+            Some(Refusal { name: algorithm.name(), why })
+        });
+        kernels.chain(algorithms).collect()
+    }
+}
+
+/// Why no algorithm of a library is considered.
+const NO_LIBRARIES: &str = "there is no cuBLAS";
+
+fn step(part: Part, ranked: &Ranked) -> ChainStep<'_> {
+    ChainStep { part, name: ranked.name(), seconds: ranked.seconds, way: StepWay::One(&ranked.choice) }
+}
