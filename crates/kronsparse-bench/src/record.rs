@@ -97,7 +97,7 @@ pub struct Row {
     pub seed: u64,
     /// Largest relative error that counts as right.
     pub tolerance: f64,
-    /// Vectors of the batch that were compared element by element (a combination of all of them always is).
+    /// Vectors of the batch that were compared element by element (a combination of all of them too, where these are not all).
     pub checked_vectors: usize,
     /// Why it is wrong, skipped or failed.
     pub reason: String,

@@ -49,7 +49,7 @@ impl fmt::Debug for Plans {
     }
 }
 
-/// How an [`Operator`] multiplies. Every field has a default.
+/// How an [`Operator`](super::Operator) multiplies. Every field has a default.
 #[derive(Clone, Debug)]
 pub struct Options<T> {
     /// Added to every output vector: one number per row of the chain.
@@ -57,7 +57,7 @@ pub struct Options<T> {
     /// Applied after the bias.
     pub activation: Activation,
     /// [`Algorithm::Auto`]: for each factor the kernel or library algorithm with the least estimated time, or dense for all
-    /// factors together; see also [`Operator::tune`]. [`Algorithm::Fused`]: this project's kernels only. Others of
+    /// factors together; see also [`Operator::tune`](super::Operator::tune). [`Algorithm::Fused`]: this project's kernels only. Others of
     /// [`Algorithm::on_gpu`]: that algorithm of the libraries.
     pub algorithm: Algorithm,
     /// How `f32` is multiplied.
