@@ -107,10 +107,8 @@ impl<T: Scalar> Operator<T> {
         {
             return Err(Error::Length { what: "bias (rows of the chain)", expected: chain.rows(), found: bias.len() });
         }
-        let combines = combine
-            && matches!(algorithm, Algorithm::Auto | Algorithm::Fused)
-            && matches!(plans, Plans::Best)
-            && chain.factors().len() > 1;
+        let combines =
+            combine && algorithm == Algorithm::Auto && matches!(plans, Plans::Best) && chain.factors().len() > 1;
         let none = Arc::new(Buffer::alloc(device, 0)?);
         Ok(Operator {
             device: device.clone(),
