@@ -45,6 +45,9 @@ pub(crate) struct PlanArgs {
     /// none, relu, gelu, gelu-tanh or silu, applied after the bias
     #[arg(long, default_value_t)]
     activation: Activation,
+    /// Small neighbouring factors are multiplied together first, as cuda::Options::combine asks for
+    #[arg(long)]
+    combine: bool,
     /// The GPU to plan for: h100, which need not be there, or one of this machine as cuda:N
     #[arg(long, default_value = "h100")]
     device: Target,
@@ -120,9 +123,12 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
         check_batch(batch, &chain)?;
     }
     let gpu = Gpu::new(args.device)?;
-    // As `cuda::Operator` does before it plans.
-    let products = groups(&chain, args.dtype.dtype, args.dtype.precision(), &gpu.machine).into_iter();
-    let combined = ChainPattern::new(products.map(|group| chain.product(group)).collect::<kronsparse::Result<_>>()?)?;
+    let combined = if args.combine {
+        let groups = groups(&chain, args.dtype.dtype, args.dtype.precision(), &gpu.machine).into_iter();
+        ChainPattern::new(groups.map(|group| chain.product(group)).collect::<kronsparse::Result<_>>()?)?
+    } else {
+        chain.clone()
+    };
     let mut plans = Vec::with_capacity(args.batch.len());
     for &batch in &args.batch {
         let problem = ChainProblem {

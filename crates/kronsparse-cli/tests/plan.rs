@@ -31,8 +31,11 @@ fn a_monarch_chain_is_explained_for_every_number_of_vectors() {
 }
 
 #[test]
-fn a_butterfly_is_combined_first() {
-    let text = Sandbox::new().succeed(&["plan", "butterfly:2,2,2,2,2,2,2,2,2,2", "--batch", "8192", "--dtype", "f32"]);
+fn a_butterfly_is_combined_where_that_is_asked_for() {
+    let apart = ["plan", "butterfly:2,2,2,2,2,2,2,2,2,2", "--batch", "8192", "--dtype", "f32"];
+    let text = Sandbox::new().succeed(&apart);
+    assert!(text.contains("factor by factor: ") && !text.contains("once small neighbours"), "{text}");
+    let text = Sandbox::new().succeed(&[&apart[..], &["--combine"]].concat());
     for part in
         ["10 factors, 20,480 parameters", "(1,32,32,32)(32,32,32,1): 2 factors once small neighbours", "step 2: "]
     {

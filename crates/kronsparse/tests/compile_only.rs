@@ -138,7 +138,7 @@ fn kernels_for_two_factors_compile() {
     if !nvrtc("kernels_for_two_factors_compile") {
         return;
     }
-    let (machine, mut failed, mut compiled) = (GpuMachine::h100(), Vec::new(), BTreeSet::new());
+    let (machine, mut failed, mut compiled, mut refused) = (GpuMachine::h100(), Vec::new(), BTreeSet::new(), 0);
     let pairs = [
         ("64,64,64,1", "1,64,64,64"),
         ("32,32,32,1", "1,32,32,32"),
@@ -147,7 +147,7 @@ fn kernels_for_two_factors_compile() {
         ("16,128,128,1", "1,64,32,64"),
         ("32,96,32,1", "1,40,96,32"),
         ("8,24,16,1", "1,100,12,16"),
-        ("64,224,64,1", "1,64,448,32"),
+        ("64,112,64,1", "1,64,112,64"),
     ];
     for (at, (first, second)) in pairs.into_iter().enumerate() {
         for (k, batch) in [1, 1024, 25088].into_iter().enumerate() {
@@ -161,7 +161,15 @@ fn kernels_for_two_factors_compile() {
                 bias: at % 2 == 0,
                 activation: Activation::ALL[(at + k) % 5],
             };
-            let Ok(plan) = PairPlan::choose(&problem, &machine) else { continue };
+            let plan = match PairPlan::choose(&problem, &machine) {
+                Ok(plan) => plan,
+                Err(why) => {
+                    // Named, and counted below.
+                    println!("no kernel: {first} {second} {}: {why}", problem.activation);
+                    refused += 1;
+                    continue;
+                }
+            };
             if !compiled.insert(plan.source()) {
                 continue;
             }
@@ -170,7 +178,9 @@ fn kernels_for_two_factors_compile() {
             }
         }
     }
-    assert!(failed.is_empty() && compiled.len() > 8, "{} of {}: {failed:#?}", failed.len(), compiled.len());
+    assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), compiled.len());
+    // Five of the pairs have more than 96 sums; of their 15 problems, ten have a called activation.
+    assert_eq!((compiled.len(), refused), (14, 10), "other kernels than were expected");
 }
 
 /// `Operator::tune` runs more than what the planner chooses.
@@ -209,7 +219,7 @@ fn what_auto_would_measure_compiles() {
 fn most_spilled(plan: &dyn KernelPlan) -> u32 {
     match plan.name() {
         "lanes_wgmma" => 160,
-        "pair_wgmma" => 400,
+        "pair_wgmma" => 360,
         _ => 0,
     }
 }

@@ -34,11 +34,11 @@ impl Engine for Library {
     fn name(&self) -> String {
         format!("{} aligned={} trial={}", self.algorithm, self.aligned, self.trial)
     }
-    /// cuSPARSE's CSR product rounds partial sums of long rows to the 16-bit type: up to 2.2e-3 in f16 and 1.8e-2 in
-    /// bf16 on an H100.
+    /// cuSPARSE's CSR product rounds partial sums of long rows to the 16-bit type: up to 1.4e-3 in f16 on an H100. (Once 2.2e-3, for
+    /// `shapes/very-long-sum`, which this test then reports as what it is, an error of the library.)
     fn slack<T: Scalar>(&self, _: &ChainPattern) -> f64 {
         let narrow = matches!(T::DTYPE, DType::F16 | DType::Bf16);
-        if self.algorithm == Algorithm::Csr && narrow { 6.0 } else { 1.0 }
+        if self.algorithm == Algorithm::Csr && narrow { 4.0 } else { 1.0 }
     }
     fn prepare<'a, T: Scalar>(&'a self, job: Job<'a, T>) -> Result<Box<dyn Ready<T> + 'a>> {
         Ok(Box::new(Prepared { library: self, job }))

@@ -9,7 +9,7 @@ use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{self, Choice, GpuMachine, GpuProblem, PairPlan, PairProblem};
 use kronsparse::plan::permutation::{Permutation, Problem};
 use kronsparse::plan::product::Order;
-use kronsparse::{Activation, Layout, Pattern};
+use kronsparse::{Activation, Layout};
 
 use crate::{Definition, Result};
 
@@ -38,18 +38,13 @@ pub fn sources(
     let permuted = wants(&[Algorithm::PermuteBmm, Algorithm::Bsr]);
     for case in definition.cases.iter().filter(|case| !case.kind.dtype.is_complex()) {
         let (dtype, layout, batch) = (case.kind.dtype, case.problem.layout, case.problem.batch);
-        // `auto` combines small factors; all others take them as they are.
-        let chain = &case.problem.chain;
-        let groups = gpu::groups(chain, dtype, case.kind.precision(), machine).into_iter().filter(|_| auto);
-        let own: Vec<Pattern> = groups.filter_map(|group| chain.product(group).ok()).collect();
-        let given = if ours || permuted || !auto { chain.patterns() } else { &[] };
-        for pair in own.windows(2).chain(given.windows(2)).filter(|_| auto || ours) {
+        let patterns = case.problem.chain.patterns();
+        for pair in patterns.windows(2).filter(|_| auto || ours) {
             let (first, second, activation) = (pair[1], pair[0], Activation::None);
             let problem = PairProblem { first, second, dtype, layout, batch, aligned: true, bias: false, activation };
             all.extend(PairPlan::choose(&problem, machine).map(|plan| plan.source()));
         }
-        let others = given.iter().filter(|pattern| !own.contains(pattern));
-        for &pattern in own.iter().chain(others) {
+        for &pattern in patterns {
             let (precision, activation) = (case.kind.precision(), Activation::None);
             let problem =
                 |aligned| GpuProblem { pattern, dtype, precision, layout, batch, aligned, bias: false, activation };

@@ -9,7 +9,7 @@ use super::stream::Stream;
 use super::timing::Caches;
 use super::vendor::{self, Part, Vendor};
 use crate::plan::gpu::Precision;
-use crate::plan::{Activation, Algorithm, Layout};
+use crate::plan::{Algorithm, Layout};
 use crate::{Chain, Error, Result, Scalar};
 
 /// What a [`Multiplier`] is to do.
@@ -64,9 +64,9 @@ impl<'s, T: Scalar> Multiplier<'s, T> {
         let (engine, device_bytes) = match algorithm {
             Algorithm::Auto | Algorithm::Fused => {
                 let before = device.free_memory()?;
-                let (bias, activation, plans) = (None, Activation::None, plans.clone());
+                let plans = plans.clone();
                 let options =
-                    options::Options { bias, activation, algorithm, precision, plans, memory_limit, combine: true };
+                    options::Options { algorithm, precision, plans, memory_limit, ..options::Options::default() };
                 let operator = Operator::new(device, chain, options)?;
                 match algorithm {
                     Algorithm::Auto => operator.tune(batch, layout, caches, x, y)?,

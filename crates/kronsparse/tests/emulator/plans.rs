@@ -243,10 +243,8 @@ fn pairs(count: usize) -> Vec<Case> {
                 plans.retain(|plan| plan.tile().members == 2 && plan.tile().group_outs == 16);
             }
             let plan = plans.swap_remove(rng.usize(..plans.len()));
-            // Rounds of tiles for every cluster.
-            let n = problem.batch;
             if found.len() < count && sources.insert(plan.source()) {
-                found.push(Case { plan: Plan::Two(plan), n });
+                found.push(Case { plan: Plan::Two(plan), n: problem.batch });
             }
         }
     }

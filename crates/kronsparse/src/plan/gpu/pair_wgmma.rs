@@ -44,6 +44,9 @@ pub struct PairPlan {
     clusters: usize,
 }
 
+/// Sums of the first factor that a thread can hold beside a called activation without spilling hundreds of bytes, as compilations
+/// showed.
+const MOST_FIRST_SUMS: usize = 96;
 /// The largest coordinate of a tensor map that the kernel counts with.
 const LARGEST_INDEX: usize = i32::MAX as usize;
 
@@ -80,6 +83,14 @@ impl PairPlan {
         let extents = [first.cols(), second.rows(), batch];
         if extents.iter().any(|&extent| extent > LARGEST_INDEX) {
             return rule(format!("the copy engine counts up to {LARGEST_INDEX}, found {extents:?}"));
+        }
+        let called = !matches!(problem.activation, Activation::None | Activation::Relu);
+        if called && Numbers::first_sums(first) > MOST_FIRST_SUMS {
+            let found = Numbers::first_sums(first);
+            return rule(format!(
+                "{} takes registers: at most {MOST_FIRST_SUMS} sums of the first factor a thread, found {found}",
+                problem.activation
+            ));
         }
         let numbers = Numbers::new(first, second, tile).map_err(Rejected::Rule)?;
         if numbers.shared > machine.shared_per_block as usize {
@@ -342,6 +353,9 @@ mod tests {
         assert!(why(PairProblem { aligned: false, ..good.clone() }).contains("multiples of 16 bytes"));
         assert!(why(PairProblem { layout: Layout::BatchLast, ..good.clone() }).contains("batch-first"));
         assert!(why(problem("6,64,64,1", "1,768,192,2", 64)).contains("lanes"));
+        let gelu = PairProblem { activation: Activation::Gelu, ..problem("64,112,64,1", "1,64,112,64", 64) };
+        assert!(why(gelu).contains("at most 96 sums"));
+        assert!(why(problem("64,224,64,1", "1,64,448,32", 64)).contains("below a megabyte"));
         let old = GpuMachine { capability: (8, 0), ..machine.clone() };
         assert!(PairPlan::choose(&good, &old).unwrap_err().to_string().contains("9.0"));
     }

@@ -86,6 +86,11 @@ const STEP: usize = 16;
 const PRODUCER_REGISTERS: usize = 40;
 
 impl Numbers {
+    /// Sums of a thread in the first factor: two lots of all blocks that are brought together.
+    pub(super) fn first_sums(first: Pattern) -> usize {
+        (first.c().max(LINE) / first.c()) * first.b().next_multiple_of(32)
+    }
+
     /// Errors: the rule that the tile or the pattern breaks.
     pub(super) fn new(first: Pattern, second: Pattern, tile: Tile) -> Result<Numbers, String> {
         let ([a1, b1, c1, _], [_, b2, c2, d2]) = (first.shape(), second.shape());
@@ -143,7 +148,7 @@ impl Numbers {
         let threads = 128 * (groups + 1);
         let launch = (65536 / threads / 8 * 8).min(255 / 8 * 8);
         let registers = ((launch * threads - PRODUCER_REGISTERS * 128) / (threads - 128) / 8 * 8).min(232);
-        let first_sums = 2 * brought_blocks * first_outs / 2;
+        let first_sums = Self::first_sums(first);
         let second_sums = lanes_at_once * group_outs / 2;
         check(
             first_sums + 40 <= registers && second_sums + 2 * 32 + 24 <= registers,
