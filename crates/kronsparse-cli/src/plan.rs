@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use clap::Args;
 use kronsparse::cuda::{self, libraries};
-use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Cut, GpuMachine, PairPlan, Part, groups};
+use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Cut, FusedPlan, GpuMachine, Part, groups};
 use kronsparse::{Activation, ChainPattern, ChainSpec, Layout};
 use kronsparse_bench::{Kind, format};
 use serde_json::{Value, json};
@@ -274,18 +274,21 @@ fn paragraph(plan: &ChainPlan) -> String {
 
 /// The decision in a few words.
 fn decision(plan: &ChainPlan) -> String {
-    let pairs = plan.cuts().iter().filter(|cut| matches!(cut, Cut::Pair(_))).count();
-    match (plan.is_dense(), pairs, plan.cuts().len() - pairs) {
-        (true, ..) => "the whole chain as one dense product".into(),
-        (_, 0, 1) => "one step".into(),
-        (_, 0, _) => "factor by factor".into(),
-        (_, 1, 0) => "both factors in one kernel".into(),
-        (_, pairs, 0) => format!("{pairs} kernels for two factors each"),
-        (_, pairs, alone) => format!("two factors in one kernel {pairs} times, {alone} by themselves"),
+    let counts: Vec<usize> = plan.cuts().iter().map(|cut| cut.count).collect();
+    match (plan.is_dense(), counts.as_slice()) {
+        (true, _) => "the whole chain as one dense product".into(),
+        (_, [1]) => "one step".into(),
+        (_, [2]) => "both factors in one kernel".into(),
+        (_, [count]) => format!("all {count} factors in one kernel"),
+        (_, counts) if counts.iter().all(|&count| count == 1) => "factor by factor".into(),
+        (_, counts) => {
+            let counts: Vec<String> = counts.iter().map(usize::to_string).collect();
+            format!("{} kernels for {} factors", counts.len(), counts.join(" + "))
+        }
     }
 }
 
-/// Every way of every part: of the factors in the order of application, of two together, of all.
+/// Every way of every part: of the factors in the order of application, of several together, of all.
 fn lines(plan: &ChainPlan) -> Vec<Line> {
     let count = plan.problem().chain.patterns().len();
     let steps = plan.steps();
@@ -301,10 +304,17 @@ fn lines(plan: &ChainPlan) -> Vec<Line> {
             lines.push(Line { what: what.clone(), way: refusal.name, seconds: Err(refusal.why), taken: false });
         }
     }
-    for at in (0..count - 1).rev() {
-        let (part, way) = (Part::Pair(at), PairPlan::NAME);
-        let seconds = plan.pair(at).map(PairPlan::seconds).map_err(ToString::to_string);
-        lines.push(Line { what: plan.name(part), way, seconds, taken: taken(part, way) });
+    // Of several together, those of two neighbours and of all factors with the reasons against them, others where they are taken.
+    for at in (0..count).rev() {
+        for several in 2..=count - at {
+            let cut = Cut { at, count: several };
+            let (part, problem) = (Part::Together(cut), plan.problem().part(at, several));
+            for &way in FusedPlan::FAMILIES.iter().filter(|_| several == 2 || several == count || plan.cuts().contains(&cut)) {
+                let found = FusedPlan::family(way, &problem, plan.machine());
+                let seconds = found.map(|plan| plan.seconds()).map_err(|why| why.to_string());
+                lines.push(Line { what: plan.name(part), way, seconds, taken: taken(part, way) });
+            }
+        }
     }
     if count > 1 {
         let seconds = plan.dense().map(|dense| dense.seconds).map_err(ToString::to_string);

@@ -41,6 +41,18 @@ template <Activation KIND, class S> KS_DEVICE S activate(S x) {
   }
 }
 
+// Activations with exponentials are called, not repeated for each of a hundred sums.
+#ifdef KS_EMULATED
+#define KS_CALLED inline
+#else
+#define KS_CALLED static __device__ __noinline__
+#endif
+template <Activation KIND> KS_CALLED float activate_called(float x) { return activate<KIND>(x); }
+template <Activation KIND> KS_DEVICE float activate_sum(float x) {
+  if constexpr (KIND == Activation::None || KIND == Activation::Relu) return activate<KIND>(x);
+  else return activate_called<KIND>(x);
+}
+
 // Adds the bias of output feature `feature` where there is one, and activates.
 template <class E, Activation KIND, bool BIAS>
 KS_DEVICE typename E::Sum finish(typename E::Sum sum, const void* bias, i64 feature) {

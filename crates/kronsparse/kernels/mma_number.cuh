@@ -79,16 +79,4 @@ struct MmaF32 {
   static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
 };
 
-// Activations with exponentials are called, not repeated for each of a hundred sums.
-#ifdef KS_EMULATED
-#define KS_CALLED inline
-#else
-#define KS_CALLED static __device__ __noinline__
-#endif
-template <Activation KIND> KS_CALLED float activate_called(float x) { return activate<KIND>(x); }
-template <Activation KIND> KS_DEVICE float activate_sum(float x) {
-  if constexpr (KIND == Activation::None || KIND == Activation::Relu) return activate<KIND>(x);
-  else return activate_called<KIND>(x);
-}
-
 }  // namespace ks

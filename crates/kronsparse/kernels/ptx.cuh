@@ -17,8 +17,9 @@ using i64 = long long;
 #define KS_UNROLL _Pragma("unroll")
 #define KS_PRAGMA(TEXT) _Pragma(#TEXT)
 #define KS_UNROLL_BY(TIMES) KS_PRAGMA(unroll TIMES)
-// The entry point of a generated source. `THREADS` per block; one block per multiprocessor at least.
-#define KS_KERNEL(THREADS) extern "C" __global__ void __launch_bounds__(THREADS, 1)
+// The entry point of a generated source. `THREADS` per block; a multiprocessor can hold one block at least, or `BLOCKS`.
+#define KS_KERNEL(THREADS) KS_KERNEL_BLOCKS(THREADS, 1)
+#define KS_KERNEL_BLOCKS(THREADS, BLOCKS) extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #define KS_PARAMETER const __grid_constant__
 
 namespace ks {

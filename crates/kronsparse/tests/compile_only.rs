@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kronsparse::cuda::compile;
 use kronsparse::cuda::libraries::{self, Library};
 use kronsparse::plan::gpu::{
-    self, Flops, GpuMachine, GpuPlan, GpuProblem, KernelPlan, PairPlan, PairProblem, Precision, lanes_wgmma,
+    self, ChainProblem, Flops, FusedPlan, GpuMachine, GpuPlan, GpuProblem, KernelPlan, PairPlan, Precision, lanes_wgmma,
 };
-use kronsparse::{Activation, DType, Layout, Pattern};
+use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern};
 
 /// Whether NVRTC is there. Where it is not, one line past the test's captured output counts this test as not run; with
 /// `KRONSPARSE_REQUIRE_NVRTC` set, as CI does, that is a failure.
@@ -151,10 +151,11 @@ fn kernels_for_two_factors_compile() {
     ];
     for (at, (first, second)) in pairs.into_iter().enumerate() {
         for (k, batch) in [1, 1024, 25088].into_iter().enumerate() {
-            let problem = PairProblem {
-                first: first.parse().expect("a pattern"),
-                second: second.parse().expect("a pattern"),
+            let (first, second) = (first.parse().expect("a pattern"), second.parse().expect("a pattern"));
+            let problem = ChainProblem {
+                chain: ChainPattern::new(vec![second, first]).expect("factors that fit"),
                 dtype: if (at + k) % 2 == 0 { DType::F16 } else { DType::Bf16 },
+                precision: Precision::Full,
                 layout: Layout::BatchFirst,
                 batch,
                 aligned: true,
@@ -162,10 +163,10 @@ fn kernels_for_two_factors_compile() {
                 activation: Activation::ALL[(at + k) % 5],
             };
             let plan = match PairPlan::choose(&problem, &machine) {
-                Ok(plan) => plan,
+                Ok(plan) => FusedPlan::Pair(plan),
                 Err(why) => {
                     // Named, and counted below.
-                    println!("no kernel: {first} {second} {}: {why}", problem.activation);
+                    println!("no kernel: {} {}: {why}", problem.chain, problem.activation);
                     refused += 1;
                     continue;
                 }
@@ -173,7 +174,7 @@ fn kernels_for_two_factors_compile() {
             if !compiled.insert(plan.source()) {
                 continue;
             }
-            if let Err(why) = judge(&plan, &plan.source(), &compile::architecture(machine.capability)) {
+            if let Err(why) = judge(plan.kernel(), &plan.source(), &compile::architecture(machine.capability)) {
                 failed.push(format!("{plan} for {problem:?}: {why}"));
             }
         }
@@ -181,6 +182,62 @@ fn kernels_for_two_factors_compile() {
     assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), compiled.len());
     // Five of the pairs have more than 96 sums; of their 15 problems, ten have a called activation.
     assert_eq!((compiled.len(), refused), (14, 10), "other kernels than were expected");
+}
+
+/// The plans that whole chains get from each family, over lengths, patterns, element types and architectures.
+#[test]
+fn kernels_for_whole_chains_compile() {
+    if !nvrtc("kernels_for_whole_chains_compile") {
+        return;
+    }
+    let chains = [
+        "(1,768,192,2)(6,64,64,1)",
+        "(1,192,48,2)(2,48,192,1)",
+        "(1,32,32,32)(32,32,32,1)",
+        "(1,8,8,64)(8,8,8,8)(64,8,8,1)",
+        "(1,4,4,64)(4,4,4,16)(16,4,4,4)(64,4,4,1)",
+        "(3,7,5,4)(2,30,9,1)",
+        "(1,512,64,1)(1,64,1024,1)",
+        "(1,96,48,8)(3,128,64,1)",
+    ];
+    let kinds = [
+        (DType::F16, Precision::Full),
+        (DType::Bf16, Precision::Full),
+        (DType::F32, Precision::Full),
+        (DType::F32, Precision::Tf32),
+    ];
+    let (mut compiled, mut failed) = (BTreeMap::<String, usize>::new(), Vec::new());
+    for (at, chain) in chains.into_iter().enumerate() {
+        let patterns = chain.split_inclusive(')').map(|pattern| pattern.parse().expect("a pattern")).collect();
+        let chain = ChainPattern::new(patterns).expect("factors that fit");
+        for (k, (dtype, precision)) in kinds.into_iter().enumerate() {
+            let mix = at * 3 + k * 5;
+            let (capability, shared) = CAPABILITIES[if mix % 3 == 0 { mix % 5 } else { 3 }];
+            let machine = machine(capability, shared);
+            let problem = ChainProblem {
+                chain: chain.clone(),
+                dtype,
+                precision,
+                layout: if mix % 4 == 1 { Layout::BatchLast } else { Layout::BatchFirst },
+                batch: [64, 25088][mix % 2],
+                aligned: mix % 7 != 0,
+                bias: mix % 2 == 0,
+                activation: Activation::ALL[mix % 5],
+            };
+            for &family in FusedPlan::FAMILIES {
+                let Ok(plan) = FusedPlan::family(family, &problem, &machine) else { continue };
+                let architecture = compile::architecture(capability);
+                *compiled.entry(format!("{architecture} {family}")).or_default() += 1;
+                if let Err(why) = judge(plan.kernel(), &plan.source(), &architecture) {
+                    failed.push(format!("{architecture} {plan} for {problem:?}: {why}"));
+                }
+            }
+        }
+    }
+    println!("{compiled:?}");
+    assert!(failed.is_empty(), "{} of {compiled:?}: {failed:#?}", failed.len());
+    let of = |family: &str| compiled.iter().filter(|(name, _)| name.ends_with(family)).map(|(_, count)| count).sum::<usize>();
+    assert!(of("chain_mma") >= 24 && of("chain_wgmma") >= 4, "fewer kernels than expected: {compiled:?}");
 }
 
 /// `Operator::tune` runs more than what the planner chooses.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use kronsparse::cuda::Device;
 use kronsparse::cuda::cache::Cache;
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::{self, Choice, GpuMachine, GpuProblem, PairPlan, PairProblem};
+use kronsparse::plan::gpu::{self, ChainProblem, Choice, FusedPlan, GpuMachine, GpuProblem};
 use kronsparse::plan::permutation::{Permutation, Problem};
 use kronsparse::plan::product::Order;
 use kronsparse::{Activation, Layout};
@@ -39,10 +39,16 @@ pub fn sources(
     for case in definition.cases.iter().filter(|case| !case.kind.dtype.is_complex()) {
         let (dtype, layout, batch) = (case.kind.dtype, case.problem.layout, case.problem.batch);
         let patterns = case.problem.chain.patterns();
-        for pair in patterns.windows(2).filter(|_| auto || ours) {
-            let (first, second, activation) = (pair[1], pair[0], Activation::None);
-            let problem = PairProblem { first, second, dtype, layout, batch, aligned: true, bias: false, activation };
-            all.extend(PairPlan::choose(&problem, machine).map(|plan| plan.source()));
+        if auto || ours {
+            let chain = case.problem.chain.clone();
+            let (precision, activation) = (case.kind.precision(), Activation::None);
+            let problem = ChainProblem { chain, dtype, precision, layout, batch, aligned: true, bias: false, activation };
+            for at in 0..patterns.len() {
+                for count in (2..=patterns.len() - at).filter(|count| *count == 2 || *count == patterns.len()) {
+                    let plans = FusedPlan::promising(&problem.part(at, count), machine);
+                    all.extend(plans.into_iter().take(if auto { usize::MAX } else { 1 }).map(|plan| plan.source()));
+                }
+            }
         }
         for &pattern in patterns {
             let (precision, activation) = (case.kind.precision(), Activation::None);

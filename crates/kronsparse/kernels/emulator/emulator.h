@@ -9,7 +9,8 @@
 #define KS_UNROLL
 #define KS_UNROLL_BY(TIMES)
 // Generated sources are put into one namespace each, so all may call their kernel `kronsparse`.
-#define KS_KERNEL(THREADS) constexpr u32 launch_threads = (THREADS); static void
+#define KS_KERNEL(THREADS) KS_KERNEL_BLOCKS(THREADS, 1)
+#define KS_KERNEL_BLOCKS(THREADS, BLOCKS) constexpr u32 launch_threads = (THREADS), launch_blocks = (BLOCKS); static void
 #define KS_PARAMETER const
 
 using std::fma;

@@ -204,6 +204,7 @@ struct Launch {
   Args args{};
   std::vector<TensorMap> maps;
   u32 grid = 1, threads = 32, cluster = 1, shared_bytes = 0;
+  u32 blocks = 1;     // that a multiprocessor must hold at once
   bool late = false;  // asynchronous work as late as possible, threads in reverse order
   std::vector<Buffer> buffers;
 };

@@ -117,6 +117,7 @@ void one() {
     why = text("launched with %u threads, but the kernel is compiled for %u", launch.threads, found->threads);
   else {
     launch.kernel = found->kernel;
+    launch.blocks = found->blocks;
     launch.maps.resize(2);
     alarm(seconds);
     why = run(launch);

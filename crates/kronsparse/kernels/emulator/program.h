@@ -7,7 +7,7 @@ namespace ks::emulated {
 
 struct Registered {
   const char* name;
-  u32 threads;  // as its KS_KERNEL says
+  u32 threads, blocks;  // as its KS_KERNEL says
   Entry kernel;
 };
 // Defined by the translation unit that holds the kernels.

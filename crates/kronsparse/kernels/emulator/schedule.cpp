@@ -292,8 +292,8 @@ void prepare(Block& b, u32 rank, size_t first_fiber) {
   b.warps.resize(launch.threads / LANES);
   b.groups.resize((launch.threads + GROUP - 1) / GROUP);
   b.cells.assign((launch.shared_bytes + 1) / 2, Cell{});
-  // What a launch with this many threads gives to each, and what is left over.
-  const u32 each = std::min(65536 / launch.threads / 8 * 8, 256u);
+  // What a launch with this many threads and blocks gives to each, and what is left over.
+  const u32 each = std::min(65536 / (launch.threads * launch.blocks) / 8 * 8, 256u);
   b.registers_free = 0;
   for (u32 at = 0; at < b.warps.size(); at++) {
     b.warps[at].agent = machine.agents++;

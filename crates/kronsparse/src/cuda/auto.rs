@@ -9,7 +9,7 @@ use super::step::{Part, Step, Way};
 use super::stream::Stream;
 use super::timing::{self, Caches, Flusher};
 use super::vendor::Trial;
-use crate::plan::gpu::{ChainPlan, Choice, Cut, Ranked, WITHIN, promising};
+use crate::plan::gpu::{ChainPlan, Choice, Cut, FusedPlan, Ranked, WITHIN, cuts, promising};
 use crate::plan::{Algorithm, Layout};
 use crate::{Error, Result, Scalar};
 
@@ -89,17 +89,14 @@ impl<T: Scalar> Operator<T> {
             }
         }
         let mut steps = Vec::new();
-        let apart = |at: usize| (plan.ways(at)[0].seconds + plan.ways(at + 1)[0].seconds) * 1e6;
-        for &cut in plan.cuts() {
-            let at = match cut {
-                Cut::Factor(at) => at,
-                Cut::Pair(at) => {
-                    let mut step = self.pair(at, key, shared)?;
-                    step.why.push_str(&format!("; factor by factor {:.2} µs", apart(at)));
-                    steps.push(step);
-                    continue;
-                }
-            };
+        for &Cut { at, count } in plan.cuts() {
+            if count > 1 {
+                let mut step = self.together(Cut { at, count }, key, shared)?;
+                let apart: f64 = (at..at + count).map(|at| plan.ways(at)[0].seconds).sum();
+                step.why.push_str(&format!("; factor by factor {:.2} µs", apart * 1e6));
+                steps.push(step);
+                continue;
+            }
             let ways = plan.ways(at);
             let mut left_out = left_out.clone();
             let mut picked = None;
@@ -145,15 +142,18 @@ impl<T: Scalar> Operator<T> {
         let limit = found.ok();
         let hidden = self.hidden(key.n, self.chain.factors().len(), shared)?;
         let missing: Vec<String> = found.err().map(|why| format!("libraries: {why}")).into_iter().collect();
-        let (mut steps, mut least, mut seconds) = (Vec::<Step<T>>::new(), 0.0, 0.0);
-        let place = |step: usize, at: usize| {
-            let from = if step == 0 { x } else { hidden[(step - 1) % 2].pointer() };
-            (from, if at == 0 { y } else { hidden[step % 2].pointer() })
+        let count = self.chain.factors().len();
+        // Where a part of the chain reads and writes while it is measured: whatever vectors are there.
+        let place = |Cut { at, count: several }: Cut| {
+            let from = if at + several == count { x } else { hidden[(count - at) % 2].pointer() };
+            (from, if at == 0 { y } else { hidden[(count - 1 - at) % 2].pointer() })
         };
-        // The step before, where it is one factor, and its seconds: what a kernel for two must beat.
-        let mut before: Option<f64> = None;
-        for at in (0..self.chain.factors().len()).rev() {
-            let (from, to) = place(steps.len(), at);
+        // By factor, and then for several together: seconds, and the step.
+        let mut singles: Vec<Option<(f64, Step<T>)>> = Vec::new();
+        singles.resize_with(count, || None);
+        let mut least = 0.0;
+        for at in (0..count).rev() {
+            let (from, to) = place(Cut { at, count: 1 });
             let ways = self.promising(at, key, limit)?;
             least += ways[0].seconds;
             let mut best: Option<(f64, f64, Way<T>)> = None;
@@ -177,30 +177,6 @@ impl<T: Scalar> Operator<T> {
             // The next factor reads what the fastest wrote, not what the last one left.
             // SAFETY: as above.
             unsafe { way.run(from, to, self.bias_at(at), key.n, &clock.stream) }?;
-            seconds += measured;
-            if let Some(apart) = before.take().map(|first| first + measured)
-                && let Ok(mut pair) = self.pair(at, key, shared)
-            {
-                let (from, to) = place(steps.len() - 1, at);
-                let run = |stream: &Stream| {
-                    // SAFETY: as above.
-                    unsafe { pair.way.run(from, to, self.bias_at(at), key.n, stream) }
-                };
-                let together = clock.seconds(measured, apart, run)?;
-                if together < apart {
-                    pair.why = format!(
-                        "measured {:.2} µs, {}; factor by factor {:.2} µs",
-                        together * 1e6,
-                        pair.why,
-                        apart * 1e6
-                    );
-                    seconds += together - apart;
-                    steps.pop();
-                    steps.push(pair);
-                    continue;
-                }
-            }
-            before = Some(measured);
             let why = format!(
                 "measured {:.2} µs, estimated {:.2} µs; others {}{}",
                 measured * 1e6,
@@ -208,7 +184,53 @@ impl<T: Scalar> Operator<T> {
                 listed(&others),
                 without(&left_out)
             );
-            steps.push(Step { what: self.name(Part::Factor(at)), way, why });
+            singles[at] = Some((measured, Step { what: self.name(Part::Factor(at)), way, why }));
+        }
+        let apart = |Cut { at, count }: Cut| -> f64 {
+            singles[at..at + count].iter().flatten().map(|(seconds, _)| seconds).sum()
+        };
+        let mut groups: Vec<(Cut, f64, Step<T>)> = Vec::new();
+        for (cut, plans) in self.promising_groups(key) {
+            let (from, to) = place(cut);
+            let mut best = apart(cut);
+            for plan in plans {
+                let estimate = plan.seconds();
+                let mut step = match self.fused(cut, plan, key, shared) {
+                    Ok(step) => step,
+                    // What is wrong with a kernel must be seen.
+                    Err(error @ Error::Compile { .. }) => return Err(error),
+                    Err(_) => continue,
+                };
+                let run = |stream: &Stream| {
+                    // SAFETY: as above.
+                    unsafe { step.way.run(from, to, self.bias_at(cut.at), key.n, stream) }
+                };
+                let together = clock.seconds(estimate, best, run)?;
+                if together < best {
+                    best = together;
+                    step.why = format!(
+                        "measured {:.2} µs, {}; factor by factor {:.2} µs",
+                        together * 1e6,
+                        step.why,
+                        apart(cut) * 1e6
+                    );
+                    groups.retain(|(other, ..)| *other != cut);
+                    groups.push((cut, together, step));
+                }
+            }
+        }
+        let (cuts, seconds) = cuts(count, |at, several| match several {
+            1 => singles[at].as_ref().map(|(seconds, _)| *seconds),
+            _ => groups.iter().find(|(cut, ..)| *cut == Cut { at, count: several }).map(|(_, seconds, _)| *seconds),
+        });
+        let mut steps: Vec<Step<T>> = Vec::with_capacity(cuts.len());
+        for cut in cuts {
+            let group = groups.iter().position(|(other, ..)| *other == cut);
+            let step = match group {
+                Some(found) => Some(groups.swap_remove(found).2),
+                None => singles[cut.at].take().map(|(_, step)| step),
+            };
+            steps.push(step.expect("every cut was measured"));
         }
         let dense = self.chain_problem(key).dense(self.device.machine(), limit).ok();
         if let Some(dense) = dense.filter(|dense| dense.seconds <= WITHIN * least) {
@@ -277,6 +299,21 @@ impl<T: Scalar> Operator<T> {
     fn promising(&self, at: usize, key: Key, limit: Option<usize>) -> Result<Vec<Ranked>> {
         let ways = promising(&self.problem(Part::Factor(at), key)?, self.device.machine(), limit);
         if ways.is_empty() { Err(self.nothing(at, &[])) } else { Ok(ways) }
+    }
+
+    /// The plans for several factors that are worth a measurement: those of all factors, of every two neighbours, and of what is cut
+    /// by the estimates.
+    fn promising_groups(&self, key: Key) -> Vec<(Cut, Vec<FusedPlan>)> {
+        let (problem, machine) = (self.chain_problem(key), self.device.machine());
+        let count = self.chain.factors().len();
+        let mut found: Vec<Cut> = (1..count).map(|end| Cut { at: end - 1, count: 2 }).collect();
+        let planned = ChainPlan::new(&problem, machine, None).map(|plan| plan.cuts().to_vec()).unwrap_or_default();
+        for cut in planned.into_iter().chain((count > 1).then_some(Cut { at: 0, count })) {
+            if cut.count > 1 && !found.contains(&cut) {
+                found.push(cut);
+            }
+        }
+        found.into_iter().map(|cut| (cut, FusedPlan::promising(&problem.part(cut.at, cut.count), machine))).collect()
     }
 
     fn nothing(&self, at: usize, left_out: &[String]) -> Error {

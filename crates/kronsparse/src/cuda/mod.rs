@@ -27,7 +27,7 @@ pub use device::Device;
 pub use launch::Args;
 pub use memory::Buffer;
 pub use operator::Operator;
-pub use options::{Options, Planner, Plans};
+pub use options::{FusedPlanner, Options, Planner, Plans};
 pub use stream::{Event, Graph, Stream};
 
 use std::ffi::{c_char, c_int, c_uint};

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, PairPlan, Precision, Rejected};
+use crate::plan::gpu::{self, ChainProblem, FusedPlan, GpuMachine, GpuPlan, GpuProblem, Precision, Rejected};
 use crate::plan::{Activation, Algorithm};
 use crate::{Error, Result};
 
 /// A function that picks a plan.
 pub type Planner = dyn Fn(&GpuProblem, &GpuMachine) -> std::result::Result<GpuPlan, Rejected> + Send + Sync;
+
+/// A function that picks a plan for several factors.
+pub type FusedPlanner = dyn Fn(&ChainProblem, &GpuMachine) -> std::result::Result<FusedPlan, Rejected> + Send + Sync;
 
 /// Who picks the plan of each factor.
 #[derive(Clone, Default)]
@@ -16,21 +19,24 @@ pub enum Plans {
     /// The planner: the least estimated time.
     #[default]
     Best,
-    /// The planner within one kernel family, by its name; an error where the family has no legal tile. `pair_wgmma` multiplies
-    /// by two factors at a time from the right end on, and what is left over by the planner's choice.
+    /// The planner within one kernel family, by its name; an error where the family has no legal tile. The families of
+    /// [`FusedPlan`] multiply by as many factors at a time as they can, and what is left over goes by the planner's choice.
     Family(String),
     /// This function.
     Custom(Arc<Planner>),
+    /// This function, for as many factors at a time as it has a plan for; what is left over goes by the planner's choice.
+    Fused(Arc<FusedPlanner>),
 }
 
 impl Plans {
     pub(super) fn pick(&self, problem: &GpuProblem, machine: &GpuMachine) -> Result<GpuPlan> {
         let picked = match self {
             Plans::Best => gpu::choose(problem, machine),
-            // What is left over of a chain of an odd number of factors.
-            Plans::Family(name) if name == PairPlan::NAME => gpu::choose(problem, machine),
+            // What no kernel for several factors takes.
+            Plans::Family(name) if FusedPlan::FAMILIES.contains(&name.as_str()) => gpu::choose(problem, machine),
             Plans::Family(name) => gpu::family(name, problem, machine),
             Plans::Custom(planner) => planner(problem, machine),
+            Plans::Fused(_) => gpu::choose(problem, machine),
         };
         picked.map_err(|rejected| Error::Unsupported {
             what: format!("multiplying by {} in {} on this GPU", problem.pattern, problem.dtype),
@@ -45,6 +51,7 @@ impl fmt::Debug for Plans {
             Plans::Best => f.write_str("Best"),
             Plans::Family(name) => write!(f, "Family({name})"),
             Plans::Custom(_) => f.write_str("Custom"),
+            Plans::Fused(_) => f.write_str("Fused"),
         }
     }
 }

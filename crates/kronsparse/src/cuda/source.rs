@@ -1,11 +1,15 @@
 //! Stage 3, SOURCE: from a plan to the text that the compiler reads, and the headers that the text includes.
 
-use crate::plan::gpu::{GpuPlan, KernelPlan, PairPlan};
+use crate::plan::gpu::{FusedPlan, GpuPlan, KernelPlan};
 
 /// The kernels' files, by the names under which a source includes them.
 pub const HEADERS: &[(&str, &str)] = &[
     ("args.cuh", include_str!("../../kernels/args.cuh")),
     ("batch_pointers.cuh", include_str!("../../kernels/batch_pointers.cuh")),
+    ("chain_mma.cuh", include_str!("../../kernels/chain_mma.cuh")),
+    ("chain_mma_tile.cuh", include_str!("../../kernels/chain_mma_tile.cuh")),
+    ("chain_wgmma.cuh", include_str!("../../kernels/chain_wgmma.cuh")),
+    ("chain_wgmma_tile.cuh", include_str!("../../kernels/chain_wgmma_tile.cuh")),
     ("epilogue.cuh", include_str!("../../kernels/epilogue.cuh")),
     ("lanes_mma.cuh", include_str!("../../kernels/lanes_mma.cuh")),
     ("lanes_mma_tile.cuh", include_str!("../../kernels/lanes_mma_tile.cuh")),
@@ -35,10 +39,10 @@ impl GpuPlan {
     }
 }
 
-impl PairPlan {
+impl FusedPlan {
     /// As [`GpuPlan::source`].
     pub fn source(&self) -> String {
-        source(self)
+        source(self.kernel())
     }
 }
 
@@ -51,12 +55,15 @@ pub(super) fn source(plan: &dyn KernelPlan) -> String {
     format!(
         "{prelude}#include \"{family}.cuh\"\n\
          static_assert(sizeof(ks::Args) == {args} && sizeof(ks::TensorMap) == {map}, \"Rust and CUDA disagree\");\n\
-         KS_KERNEL({threads}) {ENTRY}(KS_PARAMETER ks::Args args{parameters}) {{\n  \
+         {entry} {ENTRY}(KS_PARAMETER ks::Args args{parameters}) {{\n  \
          ks::{family}<{arguments}>(args{passed});\n}}\n",
         prelude = plan.prelude(),
         args = size_of::<super::launch::Args>(),
         map = size_of::<super::launch::EncodedMap>(),
-        threads = plan.threads(),
+        entry = match plan.blocks_per_multiprocessor() {
+            1 => format!("KS_KERNEL({})", plan.threads()),
+            blocks => format!("KS_KERNEL_BLOCKS({}, {blocks})", plan.threads()),
+        },
         arguments = plan.arguments(),
     )
 }

@@ -146,7 +146,7 @@ fn translation_unit(sources: &[Source]) -> String {
     for (at, source) in sources.iter().enumerate() {
         let name = &source.name;
         text +=
-            &format!("  {{\"{name}\", kernel_{at}::launch_threads, ks::emulated::entry(kernel_{at}::kronsparse)}},\n");
+            &format!("  {{\"{name}\", kernel_{at}::launch_threads, kernel_{at}::launch_blocks, ks::emulated::entry(kernel_{at}::kronsparse)}},\n");
     }
     text + "};\n"
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use fastrand::Rng;
-use kronsparse::plan::gpu::{GpuPlan, PairPlan};
+use kronsparse::plan::gpu::{FusedPlan, GpuPlan};
 
 use super::compile::{self, Files};
 use super::harness::inputs;
@@ -39,9 +39,15 @@ fn each(count: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
-/// All kernels: those for one factor, and the one for two.
+/// All kernels: those for one factor, and those for several.
 fn families() -> impl Iterator<Item = &'static str> {
-    GpuPlan::FAMILIES.iter().copied().chain([PairPlan::NAME])
+    // For who works on one of them.
+    let only = std::env::var("KRONSPARSE_FAMILY").ok();
+    if let Some(only) = &only {
+        println!("KRONSPARSE_FAMILY: no kernels but those of {only}");
+    }
+    let all = GpuPlan::FAMILIES.iter().chain(FusedPlan::FAMILIES).copied();
+    all.filter(move |name| only.as_deref().is_none_or(|only| only == *name))
 }
 
 /// Compiles and runs the cases; what failed, with the plan's words.

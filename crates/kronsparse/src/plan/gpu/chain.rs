@@ -4,8 +4,7 @@ use std::fmt;
 
 use super::libraries::{self as library, ALGORITHMS};
 use super::{
-    Choice, Cut, GpuMachine, GpuPlan, GpuProblem, PairPlan, PairProblem, Precision, Ranked, Rejected, cuts, family,
-    ranked,
+    Choice, Cut, FusedPlan, GpuMachine, GpuPlan, GpuProblem, Precision, Ranked, Rejected, cuts, family, ranked,
 };
 use crate::plan::Algorithm;
 use crate::{Activation, ChainPattern, DType, Layout, Pattern, Result};
@@ -41,13 +40,14 @@ impl ChainProblem {
         self.product(self.chain.patterns()[at], first, last)
     }
 
-    /// Factor `at + 1` and then factor `at`.
-    pub fn pair(&self, at: usize) -> PairProblem {
+    /// Factors `at` to `at + count - 1`, one or more.
+    pub fn part(&self, at: usize, count: usize) -> ChainProblem {
         let patterns = self.chain.patterns();
-        let (first, last) = (at + 2 == patterns.len(), at == 0);
-        let GpuProblem { dtype, layout, batch, aligned, bias, activation, .. } =
+        let (first, last) = (at + count == patterns.len(), at == 0);
+        let GpuProblem { dtype, precision, layout, batch, aligned, bias, activation, .. } =
             self.product(patterns[at], first, last);
-        PairProblem { first: patterns[at + 1], second: patterns[at], dtype, layout, batch, aligned, bias, activation }
+        let chain = ChainPattern::new(patterns[at..at + count].to_vec()).expect("a part of a chain is a chain");
+        ChainProblem { chain, dtype, precision, layout, batch, aligned, bias, activation }
     }
 
     /// The chain as one dense matrix; an error where that has too many entries to count.
@@ -88,8 +88,8 @@ impl ChainProblem {
 pub enum Part {
     /// One factor, by its place in the chain.
     Factor(usize),
-    /// Factor `at + 1`, then factor `at`, in one kernel.
-    Pair(usize),
+    /// Several factors, two or more, in one kernel.
+    Together(Cut),
     /// All factors as one dense matrix.
     Whole,
 }
@@ -112,8 +112,8 @@ pub struct ChainStep<'a> {
 pub enum StepWay<'a> {
     /// Of one factor, or of the whole chain.
     One(&'a Choice),
-    /// Of two factors.
-    Two(&'a PairPlan),
+    /// Of several factors.
+    Several(&'a FusedPlan),
 }
 
 impl fmt::Display for ChainStep<'_> {
@@ -121,7 +121,7 @@ impl fmt::Display for ChainStep<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.way {
             StepWay::One(choice) => choice.fmt(f),
-            StepWay::Two(plan) => plan.fmt(f),
+            StepWay::Several(plan) => plan.fmt(f),
         }
     }
 }
@@ -143,8 +143,8 @@ pub struct ChainPlan {
     libraries: Option<usize>,
     /// By factor, the least estimate first; at least one each.
     ways: Vec<Vec<Ranked>>,
-    /// By the place of the left factor.
-    pairs: Vec<std::result::Result<PairPlan, Rejected>>,
+    /// By the place of the left-most factor and the number of factors, from two on.
+    together: Vec<Vec<std::result::Result<FusedPlan, Rejected>>>,
     cuts: Vec<Cut>,
     /// The sum of `cuts`.
     by_cuts: f64,
@@ -165,13 +165,16 @@ impl ChainPlan {
         if ways.iter().any(Vec::is_empty) {
             return Err(Rejected::Element(problem.dtype));
         }
-        let pairs: Vec<_> = (0..count - 1).map(|at| PairPlan::choose(&problem.pair(at), machine)).collect();
-        let singles: Vec<f64> = ways.iter().map(|ways| ways[0].seconds).collect();
-        let together: Vec<Option<f64>> = pairs.iter().map(|pair| pair.as_ref().ok().map(PairPlan::seconds)).collect();
-        let (cuts, by_cuts) = cuts(&singles, &together);
+        let of = |at: usize, count: usize| FusedPlan::choose(&problem.part(at, count), machine);
+        let together: Vec<Vec<_>> =
+            (0..count).map(|at| (2..=count - at).map(|several| of(at, several)).collect()).collect();
+        let (cuts, by_cuts) = cuts(count, |at, several| match several {
+            1 => Some(ways[at][0].seconds),
+            _ => together[at][several - 2].as_ref().ok().map(FusedPlan::seconds),
+        });
         let dense = problem.dense(machine, libraries);
         let (problem, machine) = (problem.clone(), machine.clone());
-        Ok(ChainPlan { problem, machine, libraries, ways, pairs, cuts, by_cuts, dense })
+        Ok(ChainPlan { problem, machine, libraries, ways, together, cuts, by_cuts, dense })
     }
 
     /// What is multiplied.
@@ -209,9 +212,9 @@ impl ChainPlan {
     pub fn ways(&self, at: usize) -> &[Ranked] {
         &self.ways[at]
     }
-    /// The kernel for factor `at + 1` and then factor `at`, or why there is none.
-    pub fn pair(&self, at: usize) -> std::result::Result<&PairPlan, &Rejected> {
-        self.pairs[at].as_ref()
+    /// The kernel for two factors or more, or why there is none.
+    pub fn together(&self, cut: Cut) -> std::result::Result<&FusedPlan, &Rejected> {
+        self.together[cut.at][cut.count - 2].as_ref()
     }
     /// The chain as one dense product of a library, or why that is not considered.
     pub fn dense(&self) -> std::result::Result<&Ranked, &Rejected> {
@@ -230,16 +233,12 @@ impl ChainPlan {
 
     /// [`ChainPlan::cuts`] as steps.
     pub fn steps_of_cuts(&self) -> Vec<ChainStep<'_>> {
-        let of = |cut: &Cut| match *cut {
-            Cut::Factor(at) => step(Part::Factor(at), &self.ways[at][0]),
-            Cut::Pair(at) => {
-                let plan = self.pairs[at].as_ref().expect("only pairs that exist are cut");
-                ChainStep {
-                    part: Part::Pair(at),
-                    name: PairPlan::NAME,
-                    seconds: plan.seconds(),
-                    way: StepWay::Two(plan),
-                }
+        let of = |&cut: &Cut| match cut.count {
+            1 => step(Part::Factor(cut.at), &self.ways[cut.at][0]),
+            _ => {
+                let plan = self.together(cut).expect("only what exists is cut");
+                let (part, way) = (Part::Together(cut), StepWay::Several(plan));
+                ChainStep { part, name: plan.name(), seconds: plan.seconds(), way }
             }
         };
         self.cuts.iter().map(of).collect()
@@ -250,7 +249,10 @@ impl ChainPlan {
         let pattern = |at: usize| self.problem.chain.patterns()[at];
         match part {
             Part::Factor(at) => pattern(at).to_string(),
-            Part::Pair(at) => format!("{} after {}", pattern(at), pattern(at + 1)),
+            Part::Together(Cut { at, count }) => {
+                let all: Vec<String> = (at..at + count).map(|at| pattern(at).to_string()).collect();
+                all.join(" after ")
+            }
             Part::Whole => self.problem.chain.to_string(),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{GpuMachine, PairPlan, PairProblem, Precision};
+use super::{ChainProblem, FusedPlan, GpuMachine, Precision};
 use crate::{Activation, ChainPattern, DType, Layout, Pattern};
 
 /// A product may have so many times the weights of its factors: more would be another matrix in memory, not the same one.
@@ -42,7 +42,7 @@ pub fn groups(chain: &ChainPattern, dtype: DType, precision: Precision, machine:
             // The next group may share a kernel with this one.
             for (further, (rest, groups)) in least.iter().enumerate().skip(end + 1) {
                 let right = end..further;
-                let together = product(&right).and_then(|first| pair(first, second, dtype, machine));
+                let together = product(&right).and_then(|first| pair(first, second, dtype, precision, machine));
                 if let Some(together) = together {
                     offer(rest + together, &[left.clone(), right], groups);
                 }
@@ -73,18 +73,18 @@ fn single(pattern: Pattern, dtype: DType, precision: Precision, machine: &GpuMac
 }
 
 /// Estimated seconds of one kernel for two factors, where there is one.
-fn pair(first: Pattern, second: Pattern, dtype: DType, machine: &GpuMachine) -> Option<f64> {
-    let problem = PairProblem {
-        first,
-        second,
+fn pair(first: Pattern, second: Pattern, dtype: DType, precision: Precision, machine: &GpuMachine) -> Option<f64> {
+    let problem = ChainProblem {
+        chain: ChainPattern::new(vec![second, first]).ok()?,
         dtype,
+        precision,
         layout: Layout::BatchFirst,
         batch: VECTORS,
         aligned: true,
         bias: false,
         activation: Activation::None,
     };
-    PairPlan::choose(&problem, machine).ok().map(|plan| plan.seconds())
+    FusedPlan::choose(&problem, machine).ok().map(|plan| plan.seconds())
 }
 
 #[cfg(test)]

@@ -17,6 +17,10 @@ pub trait KernelPlan: fmt::Display + Send + Sync {
     fn prelude(&self) -> String;
     /// Threads of a block.
     fn threads(&self) -> u32;
+    /// Blocks that a multiprocessor must be able to hold at once: the compiler sees to the registers.
+    fn blocks_per_multiprocessor(&self) -> u32 {
+        1
+    }
     /// Bytes of dynamic shared memory of a block.
     fn shared_bytes(&self) -> u32;
     /// Blocks for `n` vectors; `n` is at least 1.

@@ -1,13 +1,16 @@
 //! GPU plans: which kernel family, with which template numbers, multiplies by one factor. Never touches a device.
 //!
 //! A family is a file with a type `Plan` (see [`plain::Plan`] for the methods) and a line in `families!` below: nothing
-//! else here or in the engine names it, but for its header in the list of embedded files. [`pair_wgmma`] multiplies by two
-//! factors at once. What the vendor's libraries take
+//! else here or in the engine names it, but for its header in the list of embedded files. [`pair_wgmma`], [`chain_wgmma`] and [`chain_mma`] multiply
+//! by several factors at once ([`FusedPlan`]). What the vendor's libraries take
 //! instead is estimated in [`libraries`], and both are put in order by [`ranked`](fn@ranked) for `auto`, which [`ChainPlan`]
 //! is for a whole chain.
 
 mod chain;
+pub mod chain_mma;
+pub mod chain_wgmma;
 mod cuts;
+mod fused;
 mod groups;
 mod kernel_plan;
 pub mod lanes_mma;
@@ -24,11 +27,14 @@ mod weight_parts;
 use std::fmt;
 
 pub use chain::{ChainPlan, ChainProblem, ChainStep, Part, Refusal, StepWay};
+pub use chain_mma::ChainMmaPlan;
+pub use chain_wgmma::ChainWgmmaPlan;
 pub use cuts::{Cut, cuts};
+pub use fused::FusedPlan;
 pub use groups::groups;
 pub use kernel_plan::KernelPlan;
 pub use machine::{Flops, GpuMachine};
-pub use pair_wgmma::{PairPlan, PairProblem};
+pub use pair_wgmma::PairPlan;
 pub use ranked::{Choice, KERNELS, Ranked, WITHIN, promising, ranked};
 pub use tensor_map::{Operand, Swizzle, TensorMap};
 pub use weight_parts::WeightParts;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::lanes_wgmma::{Kind, wgmma_header, wgmma_shared_header};
 use super::plain::activation_name;
-use super::{GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap};
+use super::{ChainProblem, GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap};
 use crate::{Activation, DType, Error, Layout, Pattern, Result, Scalar};
 
 mod tile;
@@ -13,31 +13,10 @@ mod tile;
 use tile::Numbers;
 pub use tile::Tile;
 
-/// One multiplication by two factors, without its numbers: `Y = activation(X · firstᵀ · secondᵀ + bias)`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PairProblem {
-    /// The factor that is applied first: `(a1, b1, c1, 1)` for this family.
-    pub first: Pattern,
-    /// The one that is applied to the result, rounded to `dtype`: `(1, b2, c2, d2)` for this family.
-    pub second: Pattern,
-    /// Element type of `X`, the weights, the bias and `Y`.
-    pub dtype: DType,
-    /// Order of `X` and `Y`.
-    pub layout: Layout,
-    /// Number of vectors that the plan is made for. A plan is legal for any number; it is fast for this one.
-    pub batch: usize,
-    /// Whether `X` and `Y` start at multiples of 16 bytes.
-    pub aligned: bool,
-    /// Whether a bias is added.
-    pub bias: bool,
-    /// What is applied after the bias.
-    pub activation: Activation,
-}
-
 /// A legal tile for a problem.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PairPlan {
-    problem: PairProblem,
+    problem: ChainProblem,
     tile: Tile,
     numbers: Numbers,
     /// Clusters that the machine holds at once.
@@ -56,8 +35,12 @@ impl PairPlan {
 
     /// The only way to get a plan: f16 or bf16, batch-first, on compute capability 9.0; patterns `(a1, b1, c1, 1)` and
     /// `(1, b2, c2, d2)` whose hidden vectors have one size; aligned arrays; a tile that fits them.
-    pub fn new(problem: &PairProblem, tile: Tile, machine: &GpuMachine) -> std::result::Result<PairPlan, Rejected> {
-        let PairProblem { first, second, dtype, layout, batch, aligned, bias: _, activation: _ } = *problem;
+    pub fn new(problem: &ChainProblem, tile: Tile, machine: &GpuMachine) -> std::result::Result<PairPlan, Rejected> {
+        let ChainProblem { dtype, layout, batch, aligned, .. } = *problem;
+        let &[second, first] = problem.chain.patterns() else {
+            let found = problem.chain.patterns().len();
+            return Err(Rejected::Rule(format!("the kernel multiplies by two factors, found {found}")));
+        };
         if !matches!(dtype, DType::F16 | DType::Bf16) {
             return Err(Rejected::Element(dtype));
         }
@@ -75,10 +58,6 @@ impl PairPlan {
             return rule(format!(
                 "the kernel multiplies by (a, b, c, 1) and then (1, b, c, d), found {first} and {second}"
             ));
-        }
-        if first.rows() != second.cols() {
-            let (rows, cols) = (first.rows(), second.cols());
-            return rule(format!("{first} gives {rows} hidden numbers, {second} takes {cols}"));
         }
         let extents = [first.cols(), second.rows(), batch];
         if extents.iter().any(|&extent| extent > LARGEST_INDEX) {
@@ -102,7 +81,7 @@ impl PairPlan {
     }
 
     /// Tiles worth trying, the fastest by estimate first.
-    pub fn candidates(problem: &PairProblem, machine: &GpuMachine) -> Vec<PairPlan> {
+    pub fn candidates(problem: &ChainProblem, machine: &GpuMachine) -> Vec<PairPlan> {
         let mut plans: Vec<PairPlan> =
             Tile::all().filter_map(|tile| Self::with_most_stages(problem, tile, machine)).collect();
         plans.sort_by(|p, q| p.seconds().total_cmp(&q.seconds()));
@@ -112,7 +91,7 @@ impl PairPlan {
     /// The plan with the least estimated time.
     ///
     /// Errors: why the most ordinary tile is not legal, where none is.
-    pub fn choose(problem: &PairProblem, machine: &GpuMachine) -> std::result::Result<PairPlan, Rejected> {
+    pub fn choose(problem: &ChainProblem, machine: &GpuMachine) -> std::result::Result<PairPlan, Rejected> {
         match Self::candidates(problem, machine).into_iter().next() {
             Some(plan) => Ok(plan),
             None => Self::new(problem, Tile::ORDINARY, machine),
@@ -120,7 +99,7 @@ impl PairPlan {
     }
 
     /// The tile with as many stages, up to 16, as shared memory holds.
-    fn with_most_stages(problem: &PairProblem, tile: Tile, machine: &GpuMachine) -> Option<PairPlan> {
+    fn with_most_stages(problem: &ChainProblem, tile: Tile, machine: &GpuMachine) -> Option<PairPlan> {
         let plan = PairPlan::new(problem, tile, machine).ok()?;
         let stage = plan.numbers.stage_bytes + 16;
         let rest = plan.numbers.shared - tile.stages * stage;
@@ -128,8 +107,15 @@ impl PairPlan {
         PairPlan::new(problem, Tile { stages, ..tile }, machine).ok()
     }
 
+    /// The factor that is applied first, and the one that is applied to its result, rounded to the element type.
+    fn first(&self) -> Pattern {
+        self.problem.chain.patterns()[1]
+    }
+    fn second(&self) -> Pattern {
+        self.problem.chain.patterns()[0]
+    }
     /// What is multiplied.
-    pub fn problem(&self) -> &PairProblem {
+    pub fn problem(&self) -> &ChainProblem {
         &self.problem
     }
     /// How the work is cut.
@@ -142,9 +128,13 @@ impl PairPlan {
         format!("{} {cluster} {members} {item_units} {group_outs} {depth}", Self::NAME)
     }
 
-    /// The weights of both factors, of shapes `(a1, b1, c1, 1)` and `(1, b2, c2, d2)` in C order, in the kernel's order.
-    pub fn pack<T: Scalar>(&self, first: &[T], second: &[T]) -> Result<Vec<T>> {
-        let PairProblem { first: one, second: two, .. } = self.problem;
+    /// The weights of both factors, in the order of application, of shapes `(a1, b1, c1, 1)` and `(1, b2, c2, d2)` in C order,
+    /// in the kernel's order.
+    pub fn pack<T: Scalar>(&self, weights: &[&[T]]) -> Result<Vec<T>> {
+        let &[first, second] = weights else {
+            return Err(Error::Length { what: "weights (one array per factor)", expected: 2, found: weights.len() });
+        };
+        let (one, two) = (self.first(), self.second());
         for (what, pattern, weights) in [
             ("weights of the first factor (a·b·c·d)", one, first),
             ("weights of the second factor (a·b·c·d)", two, second),
@@ -177,7 +167,7 @@ impl PairPlan {
     /// at a pace that was measured, with 16-byte runs of Y at less than half of it. Fitted to the tiles
     /// in `record/2026-11-22-h100/attempts.md`, which it meets within a seventh.
     pub fn seconds(&self) -> f64 {
-        let PairProblem { first, second, .. } = self.problem;
+        let (first, second) = (self.first(), self.second());
         let tiles = self.problem.batch.max(1).div_ceil(self.numbers.rows);
         let rounds = tiles.div_ceil(self.clusters) as f64;
         let bytes = |features: usize| (self.numbers.rows * features * 2) as f64 / self.tile.cluster as f64;
@@ -227,7 +217,8 @@ impl KernelPlan for PairPlan {
         self.problem.dtype
     }
     fn arguments(&self) -> String {
-        let PairProblem { first, second, dtype, bias, activation, .. } = self.problem;
+        let ChainProblem { dtype, bias, activation, .. } = self.problem;
+        let (first, second) = (self.first(), self.second());
         let Tile { cluster, row_groups, members, item_units, group_outs, depth, stages, prefetch } = self.tile;
         let ([a1, b1, c1, _], [_, b2, c2, d2]) = (first.shape(), second.shape());
         let element = if dtype == DType::F16 { "F16" } else { "BF16" };
@@ -260,7 +251,7 @@ impl KernelPlan for PairPlan {
         true
     }
     fn tensor_maps(&self, n: usize) -> Vec<TensorMap> {
-        let columns = self.problem.first.cols() as u64;
+        let columns = self.first().cols() as u64;
         let (rows, line) = (n.max(1) as u64, columns * self.problem.dtype.size() as u64);
         vec![TensorMap {
             operand: Operand::X,
@@ -298,12 +289,14 @@ impl fmt::Display for PairPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ChainPattern;
+    use crate::plan::gpu::Precision;
 
-    fn problem(first: &str, second: &str, batch: usize) -> PairProblem {
-        PairProblem {
-            first: first.parse().unwrap(),
-            second: second.parse().unwrap(),
+    fn problem(first: &str, second: &str, batch: usize) -> ChainProblem {
+        ChainProblem {
+            chain: ChainPattern::new(vec![second.parse().unwrap(), first.parse().unwrap()]).unwrap(),
             dtype: DType::F16,
+            precision: Precision::Full,
             layout: Layout::BatchFirst,
             batch,
             aligned: true,
@@ -326,9 +319,9 @@ mod tests {
             assert!(!plans.is_empty(), "{first} {second}");
             for plan in plans {
                 let ones = |pattern: Pattern| vec![half::f16::from_f32(1.0); pattern.nnz()];
-                let packed = plan.pack(&ones(problem.first), &ones(problem.second)).unwrap();
+                let packed = plan.pack(&[&ones(plan.first()), &ones(plan.second())]).unwrap();
                 let count = packed.iter().filter(|w| w.to_f32() == 1.0).count();
-                assert_eq!(count, problem.first.nnz() + problem.second.nnz(), "{plan}");
+                assert_eq!(count, problem.chain.parameters(), "{plan}");
             }
         }
     }
@@ -345,15 +338,14 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_its_numbers() {
         let machine = GpuMachine::h100();
-        let why = |problem: PairProblem| PairPlan::choose(&problem, &machine).unwrap_err().to_string();
+        let why = |problem: ChainProblem| PairPlan::choose(&problem, &machine).unwrap_err().to_string();
         let good = problem("64,64,64,1", "1,64,64,64", 64);
-        assert!(why(problem("64,64,64,1", "1,64,64,32", 64)).contains("4096 hidden numbers"));
         assert!(why(problem("32,64,64,2", "1,64,64,64", 64)).contains("found (32,64,64,2)"));
-        assert!(why(PairProblem { dtype: DType::F32, ..good.clone() }).contains("f32"));
-        assert!(why(PairProblem { aligned: false, ..good.clone() }).contains("multiples of 16 bytes"));
-        assert!(why(PairProblem { layout: Layout::BatchLast, ..good.clone() }).contains("batch-first"));
+        assert!(why(ChainProblem { dtype: DType::F32, ..good.clone() }).contains("f32"));
+        assert!(why(ChainProblem { aligned: false, ..good.clone() }).contains("multiples of 16 bytes"));
+        assert!(why(ChainProblem { layout: Layout::BatchLast, ..good.clone() }).contains("batch-first"));
         assert!(why(problem("6,64,64,1", "1,768,192,2", 64)).contains("lanes"));
-        let gelu = PairProblem { activation: Activation::Gelu, ..problem("64,112,64,1", "1,64,112,64", 64) };
+        let gelu = ChainProblem { activation: Activation::Gelu, ..problem("64,112,64,1", "1,64,112,64", 64) };
         assert!(why(gelu).contains("at most 96 sums"));
         assert!(why(problem("64,224,64,1", "1,64,448,32", 64)).contains("below a megabyte"));
         let old = GpuMachine { capability: (8, 0), ..machine.clone() };

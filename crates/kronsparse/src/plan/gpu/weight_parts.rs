@@ -1,6 +1,7 @@
 //! What a packed copy of the weights holds of each: the number itself, or TF32 parts of it.
 
 use crate::scalar::Wide;
+use crate::{Error, Pattern, Result, Scalar};
 
 /// What a packed copy holds of each weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +35,30 @@ fn rounded(value: f32) -> f32 {
         return value;
     }
     f32::from_bits(value.to_bits().wrapping_add(0x1000) & !0x1FFF)
+}
+
+/// Puts the weights of a factor, shape `(a, b, c, d)` in C order, where `index(i, o, l, j)` says.
+pub(super) fn place<T: Scalar>(
+    pattern: Pattern,
+    weights: &[T],
+    packed: &mut [T],
+    index: impl Fn(usize, usize, usize, usize) -> usize,
+) -> Result<()> {
+    if weights.len() != pattern.nnz() {
+        return Err(Error::Length { what: "weights (a·b·c·d)", expected: pattern.nnz(), found: weights.len() });
+    }
+    let [a, b, c, d] = pattern.shape();
+    let mut weights = weights.iter();
+    for i in 0..a {
+        for o in 0..b {
+            for l in 0..c {
+                for j in 0..d {
+                    packed[index(i, o, l, j)] = *weights.next().expect("a·b·c·d weights");
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
