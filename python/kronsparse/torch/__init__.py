@@ -1,0 +1,16 @@
+"""Kronecker-sparse linear layers for PyTorch: ``KSLinear`` in the place of ``nn.Linear``.
+
+CPU tensors are multiplied by the Rust engine where they lie; CUDA tensors on PyTorch's current stream and device, by kernels that
+are compiled at the first use of a batch size. Nothing links to libtorch. Needs PyTorch 2.6 or later.
+"""
+
+try:
+    import torch as _torch
+except ImportError as error:
+    raise ImportError("kronsparse.torch needs PyTorch: pip install 'kronsparse[torch]'") from error
+
+from . import functional
+from ._engine import clear_cache, explain
+from .layer import KSLinear
+
+__all__ = ["KSLinear", "clear_cache", "explain", "functional"]

@@ -1,0 +1,49 @@
+"""``ks_linear``: what ``KSLinear`` computes, as a function of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ._ops import apply
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
+    """``x @ W.T + bias`` for the chain ``W = K_1 … K_L`` whose factors have ``weights`` of shape ``(a, b, c, d)``, left to right.
+
+    ``x`` has shape ``(…, in_features)`` and any strides; the result ``(…, out_features)`` is contiguous. All tensors have one dtype and
+    one device. Differentiable in all of them, more than once. Under autocast, float16, bfloat16 and float32 tensors are cast first, as
+    for ``nn.functional.linear``.
+
+    ValueError for shapes and devices, TypeError for dtypes that do not fit; each names what was expected and found.
+    """
+    weights = list(weights)
+    if not weights:
+        raise ValueError("weights: expected at least one factor, found none")
+    kind = x.device.type
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        if x.dtype in _FLOATS:
+            x = x.to(dtype)
+        weights = [weight.to(dtype) if weight.dtype in _FLOATS else weight for weight in weights]
+        if bias is not None and bias.dtype in _FLOATS:
+            bias = bias.to(dtype)
+    if not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0:
+        return _by_products(x, weights, bias)
+    cache = not (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights))
+    return apply(x, weights, bias, False, cache)
+
+
+def _by_products(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+    """The same by PyTorch's own operations, for forward-mode differentiation, which custom operations do not support."""
+    lead = x.shape[:-1]
+    for weight in reversed(weights):
+        a, b, c, d = weight.shape
+        x = torch.einsum("nilj,iolj->nioj", x.reshape(-1, a, c, d), weight).reshape(-1, a * b * d)
+    x = x.reshape(*lead, x.shape[-1])
+    return x if bias is None else x + bias
