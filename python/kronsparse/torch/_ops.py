@@ -1,4 +1,4 @@
-"""The custom operation ``torch.ops.kronsparse.apply``: kernels, shapes for compilers, gradients, vmap.
+"""The custom operation ``torch.ops.kronsparse.apply``: kernels, shapes for compilers, gradients.
 
 Defined by ``torch.library.Library`` rather than the decorator ``custom_op``, whose wrapper costs several microseconds a call.
 """
@@ -85,19 +85,3 @@ def weight_gradient(outer: Tensor, inner: Tensor, shape: Sequence[int]) -> Tenso
 
 torch.library.register_autograd("kronsparse::apply", _backward, setup_context=_setup, lib=_library)
 
-
-def _vmap(info: Any, in_dims: Any, x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Any:
-    x_dim, weight_dims, bias_dim = in_dims[:3]
-    if bias_dim is None and all(dim is None for dim in weight_dims):
-        return apply(x.movedim(x_dim, 0), weights, bias, adjoint, cache), 0
-    # Another chain for each: one after the other.
-    pick = lambda tensor, dim, k: tensor if dim is None else tensor.select(dim, k)  # noqa: E731
-    results = []
-    for k in range(info.batch_size):
-        chain = [pick(weight, dim, k) for weight, dim in zip(weights, weight_dims)]
-        one_bias = None if bias is None else pick(bias, bias_dim, k)
-        results.append(apply(pick(x, x_dim, k), chain, one_bias, adjoint, False))
-    return torch.stack(results), 0
-
-
-torch.library.register_vmap("kronsparse::apply", _vmap, lib=_library)

@@ -18,7 +18,8 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
 
     ``x`` has shape ``(…, in_features)`` and any strides; the result ``(…, out_features)`` is contiguous. All tensors have one dtype and
     one device. Differentiable in all of them, more than once. Under autocast, float16, bfloat16 and float32 tensors are cast first, as
-    for ``nn.functional.linear``.
+    for ``nn.functional.linear``. Within ``torch.func`` transforms and forward-mode differentiation it is computed by PyTorch's own
+    operations.
 
     ValueError for shapes and devices, TypeError for dtypes that do not fit; each names what was expected and found.
     """
@@ -33,14 +34,19 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
         weights = [weight.to(dtype) if weight.dtype in _FLOATS else weight for weight in weights]
         if bias is not None and bias.dtype in _FLOATS:
             bias = bias.to(dtype)
-    if not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0:
+    if not torch.compiler.is_compiling() and _is_transformed():
         return _by_products(x, weights, bias)
     cache = not (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights))
     return apply(x, weights, bias, False, cache)
 
 
+def _is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is at work: gradients of custom operations know neither."""
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _by_products(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
-    """The same by PyTorch's own operations, for forward-mode differentiation, which custom operations do not support."""
+    """The same by PyTorch's own operations, which every transform knows."""
     lead = x.shape[:-1]
     for weight in reversed(weights):
         a, b, c, d = weight.shape
