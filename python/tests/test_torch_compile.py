@@ -103,3 +103,30 @@ def test_exported_programs(tmp_path):
         x = torch.randn(n, 64)
         with torch.no_grad():
             assert torch.allclose(loaded(x), eager(x), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_traced_models_hold_the_operation():
+    eager = model().eval().requires_grad_(False)
+    x = torch.randn(4, 64)
+    graph = torch.fx.symbolic_trace(eager)
+    assert sum(node.name.startswith("ks_linear") for node in graph.graph.nodes) == 2
+    assert torch.equal(graph(x), eager(x))
+    traced = torch.jit.trace(eager, x)
+    other = torch.randn(4, 64)
+    assert str(traced.inlined_graph).count("kronsparse::apply") == 2
+    assert torch.allclose(traced(other), eager(other), atol=1e-6)
+
+
+def test_modes_see_the_operation():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Listen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    seen = []
+    with torch.no_grad(), Listen():
+        layer_of()(torch.randn(3, 64))
+    assert "kronsparse.apply.default" in seen

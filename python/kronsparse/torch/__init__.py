@@ -11,6 +11,20 @@ except ImportError as error:
 
 from . import functional
 from ._engine import clear_cache, explain
+from .conversion import Row, Table, convert
+from .healing import Healing, Phase, heal, relative_square
 from .layer import KSLinear
 
-__all__ = ["KSLinear", "clear_cache", "explain", "functional"]
+__all__ = [
+    "Healing",
+    "KSLinear",
+    "Phase",
+    "Row",
+    "Table",
+    "clear_cache",
+    "convert",
+    "explain",
+    "functional",
+    "heal",
+    "relative_square",
+]

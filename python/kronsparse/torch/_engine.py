@@ -35,23 +35,36 @@ DTYPES = {
 class _Entry:
     """An operator, and what must be unchanged for it to be used."""
 
-    __slots__ = ("extra", "operator", "state", "tensors")
+    __slots__ = ("addresses", "bias_address", "cols", "device", "dtype", "extra", "operator", "rows", "tensors", "versions")
 
-    def __init__(self, operator: Any, tensors: Sequence[Tensor], extra: int, key: tuple[int, bool]) -> None:
-        self.operator = operator
+    def __init__(
+        self, operator: Any, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, extra: int, sizes: tuple[int, int]
+    ) -> None:
+        key = (id(weights[0]), adjoint)
         # Once any of the tensors is gone its address may be another's.
         forget = lambda _: _cache.pop(key, None)  # noqa: E731
+        tensors = weights if bias is None else [*weights, bias]
+        self.operator = operator
         self.tensors = [weakref.ref(tensor, forget) for tensor in tensors]
-        self.state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-        self.extra = extra
+        self.versions = [tensor._version for tensor in tensors]
+        self.addresses = [weight.data_ptr() for weight in weights]
+        self.bias_address = 0 if bias is None else bias.data_ptr()
+        self.rows, self.cols = sizes
+        self.dtype, self.device, self.extra = weights[0].dtype, weights[0].device, extra
 
-    def fits(self, tensors: Sequence[Tensor], extra: int) -> bool:
-        if len(tensors) != len(self.tensors) or extra != self.extra:
+    def fits(self, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, extra: int) -> bool:
+        """Whether these are the tensors that were packed, unchanged as far as PyTorch counts, and ``x`` goes with them."""
+        if extra != self.extra or x.dtype != self.dtype or x.device != self.device or x.dim() == 0 or x.shape[-1] != self.cols:
             return False
-        for tensor, known, (address, version) in zip(tensors, self.tensors, self.state):
-            if known() is not tensor or tensor._version != version or tensor.data_ptr() != address:
+        count = len(weights)
+        if len(self.tensors) != (count if bias is None else count + 1):
+            return False
+        for weight, known, version, address in zip(weights, self.tensors, self.versions, self.addresses):
+            if known() is not weight or weight._version != version or weight.data_ptr() != address:
                 return False
-        return True
+        return bias is None or (
+            self.tensors[count]() is bias and bias._version == self.versions[count] and bias.data_ptr() == self.bias_address
+        )
 
 
 #: By the identity of the first weight, and whether the conjugate transpose was packed.
@@ -89,80 +102,79 @@ def _pack_cpu(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, thr
     return pack_at(DTYPES[weights[0].dtype], _shapes(weights), addresses, address, adjoint, threads)
 
 
-def _cpu_operator(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool) -> Operator:
-    threads = torch.get_num_threads()
-    tensors = weights if bias is None else [*weights, bias]
-    key = (id(weights[0]), adjoint)
-    entry = _cache.get(key)
-    if entry is not None and entry.fits(tensors, threads):
-        addresses = [address for address, _ in entry.state]
-        bias_address = 0 if bias is None else addresses.pop()
-        if same_at(entry.operator, addresses, bias_address):
-            return entry.operator
-    operator = _pack_cpu(weights, bias, adjoint, threads)
-    # Numbers that are not contiguous cannot be sampled, those of inference mode have no version.
-    if all(t.is_contiguous() and not t.is_inference() and not t.is_conj() and not t.is_neg() for t in tensors):
-        _cache[key] = _Entry(operator, tensors, threads, key)
-    return operator
+def _keeps(tensors: Sequence[Tensor]) -> bool:
+    """Whether changes of these can be noticed: tensors of inference mode have no version, and those that are not as they lie in
+    memory cannot be sampled."""
+    return not any(t.is_inference() or t.is_conj() or t.is_neg() or not t.is_contiguous() for t in tensors)
 
 
 def apply_cpu(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
     """``x @ W.T + bias`` (``x @ W.conj()`` if ``adjoint``) by the CPU engine."""
-    rows = check(x, weights, bias, adjoint)
-    if cache:
-        operator = _cpu_operator(weights, bias, adjoint)
+    threads = torch.get_num_threads()
+    entry = _cache.get((id(weights[0]), adjoint)) if cache else None
+    if (
+        entry is not None
+        and entry.fits(x, weights, bias, threads)
+        and same_at(entry.operator, entry.addresses, entry.bias_address)
+    ):
+        operator, rows, cols = entry.operator, entry.rows, entry.cols
     else:
-        operator = _pack_cpu(weights, bias, adjoint, torch.get_num_threads())
-    x = _plain(x)
-    y = x.new_empty((*x.shape[:-1], rows))
-    n = x.numel() // x.shape[-1]
+        rows, cols = check(x, weights, bias, adjoint)
+        operator = _pack_cpu(weights, bias, adjoint, threads)
+        if cache and _keeps(weights if bias is None else [*weights, bias]):
+            _cache[id(weights[0]), adjoint] = _Entry(operator, weights, bias, adjoint, threads, (rows, cols))
+    shape = x.shape
+    if x.is_conj() or x.is_neg() or not x.is_contiguous():
+        x = _plain(x)
+    y = x.new_empty((*shape[:-1], rows))
+    n = x.numel() // cols
     if n:
         apply_at(operator, x.data_ptr(), y.data_ptr(), n)
     return y
 
 
-def _cuda_operator(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, capturing: bool) -> CudaOperator:
-    tensors = weights if bias is None else [*weights, bias]
-    device = weights[0].device.index
-    key = (id(weights[0]), adjoint)
-    entry = _cache.get(key)
-    if entry is not None and entry.fits(tensors, device):
-        return entry.operator
+def apply_cuda(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+    """As ``apply_cpu``, queued on PyTorch's current stream of the tensors' GPU. Weights are packed on the host: whenever their
+    version has changed they are copied there and back, whatever ``cache`` says."""
+    index = x.device.index
+    if index != torch.cuda.current_device():
+        # The engine makes the GPU of its operator current, as PyTorch must know.
+        with torch.cuda.device(index):
+            return apply_cuda(x, weights, bias, adjoint, cache)
+    capturing = torch.cuda.is_current_stream_capturing()
+    entry = _cache.get((id(weights[0]), adjoint))
+    if entry is not None and entry.fits(x, weights, bias, index):
+        operator, rows, cols = entry.operator, entry.rows, entry.cols
+    else:
+        rows, cols = check(x, weights, bias, adjoint)
+        operator = _pack_cuda(weights, bias, adjoint, capturing) if x.numel() else None
+        if operator is not None and _keeps(weights if bias is None else [*weights, bias]):
+            _cache[id(weights[0]), adjoint] = _Entry(operator, weights, bias, adjoint, index, (rows, cols))
+    y = x.new_empty((*x.shape[:-1], rows))
+    n = x.numel() // cols
+    if n:
+        if x.is_neg() or not x.is_contiguous():
+            x = _plain(x)
+        operator.apply_at(x.data_ptr(), y.data_ptr(), n, _current_stream(index), capturing)
+        if capturing:
+            _captured[id(operator)] = operator
+    return y
+
+
+def _pack_cuda(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, capturing: bool) -> CudaOperator:
     if capturing:
         raise RuntimeError(
             "kronsparse: weights cannot be packed while a CUDA graph is captured; run the layer once before, and do not change "
             "its weights in between"
         )
     _find_libraries()
+    # Lists that keep the copies alive until they are packed.
     host = [_plain(weight).cpu() for weight in weights]
     host_bias = None if bias is None else _plain(bias).cpu()
     address = 0 if host_bias is None else host_bias.data_ptr()
     addresses = [weight.data_ptr() for weight in host]
-    operator = CudaOperator(device, DTYPES[weights[0].dtype], _shapes(weights), addresses, address, adjoint)
-    if not any(tensor.is_inference() for tensor in tensors):
-        _cache[key] = _Entry(operator, tensors, device, key)
-    return operator
-
-
-def apply_cuda(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
-    """As ``apply_cpu``, queued on PyTorch's current stream of the tensors' GPU. Weights are packed on the host: whenever their
-    version has changed they are copied there and back, whatever ``cache`` says."""
-    rows = check(x, weights, bias, adjoint)
-    index = x.device.index
-    if index != torch.cuda.current_device():
-        # The engine makes the GPU of its operator current, as PyTorch must know.
-        with torch.cuda.device(index):
-            return apply_cuda(x, weights, bias, adjoint, cache)
-    y = x.new_empty((*x.shape[:-1], rows))
-    n = x.numel() // x.shape[-1]
-    if n:
-        capturing = torch.cuda.is_current_stream_capturing()
-        operator = _cuda_operator(weights, bias, adjoint, capturing)
-        x = _plain(x)
-        operator.apply_at(x.data_ptr(), y.data_ptr(), n, _current_stream(index), capturing)
-        if capturing:
-            _captured[id(operator)] = operator
-    return y
+    dtype, index = DTYPES[weights[0].dtype], weights[0].device.index
+    return CudaOperator(index, dtype, _shapes(weights), addresses, address, adjoint)
 
 
 def _current_stream(index: int) -> int:
@@ -186,12 +198,16 @@ def explain(layer: torch.nn.Module, n: int) -> str:
     weights, bias = list(layer.factors), layer.bias
     if weights[0].device.type != "cuda":
         return f"{n} vectors on the CPU: all factors in one pass, panel by panel of the batch"
-    with torch.cuda.device(weights[0].device):
-        return _cuda_operator(weights, bias, False, False).explain(n)
+    x = weights[0].new_zeros((n, layer.in_features))
+    with torch.no_grad(), torch.cuda.device(weights[0].device):
+        apply_cuda(x, weights, bias, False, True)
+        entry = _cache.get((id(weights[0]), False))
+        operator = _pack_cuda(weights, bias, False, False) if entry is None else entry.operator
+        return operator.explain(n)
 
 
-def check(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool) -> int:
-    """The size of an output vector, if everything fits; ValueError or TypeError with what was expected and found if not."""
+def check(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool) -> tuple[int, int]:
+    """The sizes of an output and an input vector, if everything fits; ValueError or TypeError with what was expected and found if not."""
     dtype, device = x.dtype, x.device
     for weight in weights:
         if weight.dtype != dtype or weight.device != device or weight.dim() != 4:
@@ -212,7 +228,7 @@ def check(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bo
             raise TypeError(f"bias: expected {dtype} on {device} like x, found {bias.dtype} on {bias.device}")
         if tuple(bias.shape) != (rows,):
             raise ValueError(f"bias: expected shape ({rows},), the out_features, found {tuple(bias.shape)}")
-    return rows
+    return rows, cols
 
 
 def _refuse(x: Tensor, weights: Sequence[Tensor]) -> None:

@@ -27,29 +27,61 @@ apply = torch.ops.kronsparse.apply.default
 
 
 def _fake(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
-    return x.new_empty((*x.shape[:-1], check(x, weights, bias, adjoint)))
+    rows, _ = check(x, weights, bias, adjoint)
+    return x.new_empty((*x.shape[:-1], rows))
 
 
 torch.library.register_fake("kronsparse::apply", _fake, lib=_library)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weights, bias, ctx.adjoint, ctx.cache = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, *weights)
+class _Apply(torch.autograd.Function):
+    """The operation with gradients recorded. ``torch.library.register_autograd`` would do the same, but it flattens and rebuilds
+    trees of arguments at every call, which takes longer than a small multiplication."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: Any, adjoint: bool, cache: bool, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+        ctx.adjoint, ctx.cache = adjoint, cache
+        ctx.save_for_backward(x, *weights)
+        return _below(keys, x, weights, bias, adjoint, cache)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        x, *weights = ctx.saved_tensors
+        wants_x, wants_bias, *wants_weights = ctx.needs_input_grad[3:]
+        bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if wants_bias else None
+        if any(wants_weights):
+            back, found = _backward(ctx, gradient, x, weights, wants_x, wants_weights)
+        else:
+            back = apply(gradient, weights, None, not ctx.adjoint, ctx.cache) if wants_x else None
+            found = [None] * len(weights)
+        return None, None, None, back, bias, *found
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    x, *weights = ctx.saved_tensors
-    wants_x, wants_weights, wants_bias = ctx.needs_input_grad[:3]
-    if not isinstance(wants_weights, (list, tuple)):
-        wants_weights = [wants_weights] * len(weights)
-    bias = None
-    if ctx.has_bias and wants_bias:
-        bias = gradient.reshape(-1, gradient.shape[-1]).sum(0)
-    if not any(wants_weights):
-        back = apply(gradient, weights, None, not ctx.adjoint, ctx.cache) if wants_x else None
-        return back, [None] * len(weights), bias, None, None
+def _below(keys: Any, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        return apply.redispatch(keys & torch._C._after_autograd_keyset, x, list(weights), bias, adjoint, cache)
+
+
+def _autograd(keys: Any, x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+    if torch.is_grad_enabled() and needs_gradient(x, weights, bias):
+        return _Apply.apply(keys, adjoint, cache, x, bias, *weights)
+    return _below(keys, x, weights, bias, adjoint, cache)
+
+
+def needs_gradient(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> bool:
+    """Whether any of the tensors asks for a gradient."""
+    if x.requires_grad or (bias is not None and bias.requires_grad):
+        return True
+    return any(weight.requires_grad for weight in weights)
+
+
+_library.impl("apply", _autograd, "Autograd", with_keyset=True)
+
+
+def _backward(
+    ctx: Any, gradient: Tensor, x: Tensor, weights: list[Tensor], wants_x: bool, wants_weights: list[bool]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients of ``x`` and of the weights, of which at least one is wanted."""
     # In the order of application. What passes between factors is computed again rather than kept.
     order = list(range(len(weights)))
     if not ctx.adjoint:
@@ -70,7 +102,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
             gradient = apply(gradient, rest, None, not ctx.adjoint, ctx.cache) if wants_x else gradient
             break
         gradient = apply(gradient, [weights[at]], None, not ctx.adjoint, ctx.cache)
-    return gradient if wants_x else None, found, bias, None, None
+    return gradient if wants_x else None, found
 
 
 def weight_gradient(outer: Tensor, inner: Tensor, shape: Sequence[int]) -> Tensor:
@@ -81,7 +113,3 @@ def weight_gradient(outer: Tensor, inner: Tensor, shape: Sequence[int]) -> Tenso
     if right.is_complex():
         right = right.conj()
     return torch.bmm(left, right).reshape(a, d, b, c).permute(0, 2, 3, 1).contiguous()
-
-
-torch.library.register_autograd("kronsparse::apply", _backward, setup_context=_setup, lib=_library)
-

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._ops import apply
+from ._engine import apply_cpu, apply_cuda
+from ._ops import apply, needs_gradient
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -34,9 +35,18 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
         weights = [weight.to(dtype) if weight.dtype in _FLOATS else weight for weight in weights]
         if bias is not None and bias.dtype in _FLOATS:
             bias = bias.to(dtype)
-    if not torch.compiler.is_compiling() and _is_transformed():
-        return _by_products(x, weights, bias)
-    cache = not (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights))
+    records = torch.is_grad_enabled() and needs_gradient(x, weights, bias)
+    if not torch.compiler.is_compiling():
+        if _is_transformed():
+            return _by_products(x, weights, bias)
+        if not records and type(x) is Tensor and torch._C._len_torch_dispatch_stack() == 0 and not torch._C._is_tracing():
+            # Nobody is there who would have to see the operation: past the dispatcher, which takes longer than a small product.
+            if kind == "cpu":
+                return apply_cpu(x, weights, bias, False, True)
+            if kind == "cuda":
+                return apply_cuda(x, weights, bias, False, True)
+    # While gradients of weights are recorded nothing is kept: an optimizer is about to change them.
+    cache = not (records and any(weight.requires_grad for weight in weights))
     return apply(x, weights, bias, False, cache)
 
 

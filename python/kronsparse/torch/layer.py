@@ -19,6 +19,10 @@ from . import _engine
 from .functional import ks_linear
 
 
+# One node of a graph that torch.fx traces.
+torch.fx.wrap("ks_linear")
+
+
 class KSLinear(nn.Module):
     """``y = x W^T + bias`` with ``W = K_1 … K_L`` of shape ``(out_features, in_features)``.
 
@@ -78,7 +82,13 @@ class KSLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, in_features)`` to ``(…, out_features)``."""
-        return ks_linear(x, list(self.factors), self.bias)
+        factors = self.factors
+        if not torch.compiler.is_compiling():
+            # A ParameterList takes microseconds to list; a parametrized one holds its parameters elsewhere.
+            plain = factors._parameters
+            if len(plain) == len(self.patterns):
+                return ks_linear(x, list(plain.values()), self.bias)
+        return ks_linear(x, list(factors), self.bias)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
