@@ -40,7 +40,7 @@ class _Entry:
     def __init__(
         self, operator: Any, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, extra: int, sizes: tuple[int, int]
     ) -> None:
-        key = (id(weights[0]), adjoint)
+        key = _key(weights, adjoint)
         # Once any of the tensors is gone its address may be another's.
         forget = lambda _: _cache.pop(key, None)  # noqa: E731
         tensors = weights if bias is None else [*weights, bias]
@@ -67,8 +67,10 @@ class _Entry:
         )
 
 
-#: By the identity of the first weight, and whether the conjugate transpose was packed.
-_cache: dict[tuple[int, bool], _Entry] = {}
+#: By the identity of the first weight, the number of factors, and whether the conjugate transpose was packed.
+_cache: dict[tuple[int, int, bool], _Entry] = {}
+#: Weights in another dtype, by identity and that dtype: the weight, its version, its address, the rounded numbers.
+_casts: dict[tuple[int, torch.dtype], tuple[weakref.ref[Tensor], int, int, Tensor]] = {}
 #: Operators that CUDA graphs may name: kept for ever.
 _captured: dict[int, CudaOperator] = {}
 
@@ -76,12 +78,36 @@ _captured: dict[int, CudaOperator] = {}
 def clear_cache() -> None:
     """Forgets all packed weights; they are packed again when they are needed."""
     _cache.clear()
+    _casts.clear()
 
 
 def forget(weight: Tensor) -> None:
-    """Forgets what was packed of a chain, by its first weight."""
-    for adjoint in (False, True):
-        _cache.pop((id(weight), adjoint), None)
+    """Forgets what was packed of chains that begin with a weight, and what it was cast to."""
+    for key in [key for key in _cache if key[0] == id(weight)]:
+        _cache.pop(key, None)
+    for cast in [cast for cast in _casts if cast[0] == id(weight)]:
+        found = _casts.pop(cast, None)
+        if found is not None:
+            forget(found[3])
+
+
+def _key(weights: Sequence[Tensor], adjoint: bool) -> tuple[int, int, bool]:
+    return id(weights[0]), len(weights), adjoint
+
+
+def cast_kept(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight on a GPU in another dtype for calls without gradients, cast once: what is packed of it can then be found again."""
+    if weight.dtype == dtype or weight.is_inference():
+        return weight.to(dtype)
+    key = (id(weight), dtype)
+    found = _casts.get(key)
+    if found is None or found[0]() is not weight or found[1:3] != (weight._version, weight.data_ptr()):
+        gone = weakref.ref(weight, lambda _: _casts.pop(key, None))
+        # Not a tensor of inference mode, whose changes could not be seen.
+        with torch.inference_mode(False):
+            found = gone, weight._version, weight.data_ptr(), weight.detach().to(dtype)
+        _casts[key] = found
+    return found[3]
 
 
 def _shapes(weights: Sequence[Tensor]) -> list[tuple[int, int, int, int]]:
@@ -111,7 +137,7 @@ def _keeps(tensors: Sequence[Tensor]) -> bool:
 def apply_cpu(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
     """``x @ W.T + bias`` (``x @ W.conj()`` if ``adjoint``) by the CPU engine."""
     threads = torch.get_num_threads()
-    entry = _cache.get((id(weights[0]), adjoint)) if cache else None
+    entry = _cache.get(_key(weights, adjoint)) if cache else None
     if (
         entry is not None
         and entry.fits(x, weights, bias, threads)
@@ -122,7 +148,7 @@ def apply_cpu(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bo
         rows, cols = check(x, weights, bias, adjoint)
         operator = _pack_cpu(weights, bias, adjoint, threads)
         if cache and _keeps(weights if bias is None else [*weights, bias]):
-            _cache[id(weights[0]), adjoint] = _Entry(operator, weights, bias, adjoint, threads, (rows, cols))
+            _cache[_key(weights, adjoint)] = _Entry(operator, weights, bias, adjoint, threads, (rows, cols))
     shape = x.shape
     if x.is_conj() or x.is_neg() or not x.is_contiguous():
         x = _plain(x)
@@ -142,14 +168,14 @@ def apply_cuda(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: b
         with torch.cuda.device(index):
             return apply_cuda(x, weights, bias, adjoint, cache)
     capturing = torch.cuda.is_current_stream_capturing()
-    entry = _cache.get((id(weights[0]), adjoint))
+    entry = _cache.get(_key(weights, adjoint))
     if entry is not None and entry.fits(x, weights, bias, index):
         operator, rows, cols = entry.operator, entry.rows, entry.cols
     else:
         rows, cols = check(x, weights, bias, adjoint)
         operator = _pack_cuda(weights, bias, adjoint, capturing) if x.numel() else None
         if operator is not None and _keeps(weights if bias is None else [*weights, bias]):
-            _cache[id(weights[0]), adjoint] = _Entry(operator, weights, bias, adjoint, index, (rows, cols))
+            _cache[_key(weights, adjoint)] = _Entry(operator, weights, bias, adjoint, index, (rows, cols))
     y = x.new_empty((*x.shape[:-1], rows))
     n = x.numel() // cols
     if n:
@@ -201,7 +227,7 @@ def explain(layer: torch.nn.Module, n: int) -> str:
     x = weights[0].new_zeros((n, layer.in_features))
     with torch.no_grad(), torch.cuda.device(weights[0].device):
         apply_cuda(x, weights, bias, False, True)
-        entry = _cache.get((id(weights[0]), False))
+        entry = _cache.get(_key(weights, False))
         operator = _pack_cuda(weights, bias, False, False) if entry is None else entry.operator
         return operator.explain(n)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._engine import apply_cpu, apply_cuda
+from ._engine import apply_cpu, apply_cuda, cast_kept
 from ._ops import apply, needs_gradient
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -32,9 +32,12 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
         dtype = torch.get_autocast_dtype(kind)
         if x.dtype in _FLOATS:
             x = x.to(dtype)
-        weights = [weight.to(dtype) if weight.dtype in _FLOATS else weight for weight in weights]
+        # On a GPU packing takes long: what is cast is kept, unless gradients must flow through the cast or a compiler looks.
+        keep = kind == "cuda" and not torch.compiler.is_compiling() and not torch.is_grad_enabled() and not _is_transformed()
+        cast = cast_kept if keep else Tensor.to
+        weights = [cast(weight, dtype) if weight.dtype in _FLOATS else weight for weight in weights]
         if bias is not None and bias.dtype in _FLOATS:
-            bias = bias.to(dtype)
+            bias = cast(bias, dtype)
     records = torch.is_grad_enabled() and needs_gradient(x, weights, bias)
     if not torch.compiler.is_compiling():
         if _is_transformed():
