@@ -7,7 +7,9 @@ import os
 import numpy as np
 import pytest
 
-# PyTorch's compiler must not write outside of a temporary folder; the tests of it say where.
+# Threads of PyTorch that wait must leave the cores to those of the engine. Read when PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 SEED = int(os.environ.get("KRONSPARSE_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
 
 

@@ -9,7 +9,7 @@ from torch import nn  # noqa: E402
 from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch_tools import FLOATS, close, dense, layer_of  # noqa: E402
 
-from kronsparse.torch import functional  # noqa: E402
+from kronsparse.torch import functional, set_cuda_training  # noqa: E402
 from kronsparse.torch._ops import apply  # noqa: E402
 
 SMALL = {
@@ -173,6 +173,18 @@ def test_autocast_casts_as_linear_does(dtype):
     with torch.autocast("cpu", dtype=dtype):
         double = layer_of(dtype=torch.float64)
         assert double(x.double()).dtype == torch.float64
+
+
+def test_the_way_of_training_on_a_gpu_is_one_of_two():
+    with pytest.raises(ValueError, match="'torch' or 'engine', found 'rust'"):
+        set_cuda_training("rust")
+
+
+def test_the_products_that_train_on_a_gpu_are_those_of_the_engine():
+    # What runs there is the same here.
+    for patterns in SMALL.values():
+        x, weights, bias = inputs(patterns, batch=(2, 3))
+        assert torch.allclose(functional._by_products(x, weights, bias), call(x, bias, *weights), rtol=1e-12, atol=1e-12)
 
 
 def test_checkpointing_and_hooks():

@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch_tools import FLOATS, dense, layer_of  # noqa: E402
 
 import kronsparse as ks  # noqa: E402
-from kronsparse.torch import KSLinear, clear_cache, explain, functional  # noqa: E402
+from kronsparse.torch import KSLinear, clear_cache, explain, functional, set_cuda_training  # noqa: E402
 
 pytestmark = pytest.mark.cuda
 
@@ -104,8 +104,16 @@ def test_changed_weights_are_noticed():
     assert agrees(layer.cpu().cuda(), x) and agrees(copy.deepcopy(layer), x)
 
 
+@pytest.fixture(params=["torch", "engine"])
+def way(request):
+    """Both ways of training on a GPU."""
+    set_cuda_training(request.param)
+    yield request.param
+    set_cuda_training("torch")
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_a_training_step_is_that_of_linear(dtype):
+def test_a_training_step_is_that_of_linear(dtype, way):
     layer = layer_of(device="cuda", dtype=dtype)
     x = torch.randn(50, 64, device="cuda", dtype=dtype, requires_grad=True)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -121,18 +129,32 @@ def test_a_training_step_is_that_of_linear(dtype):
         x.grad = None
 
 
-def test_gradcheck():
+def test_gradients_of_the_input_alone_are_the_engine_s():
+    layer = layer_of(device="cuda").requires_grad_(False)
+    x = torch.randn(50, 64, device="cuda", requires_grad=True)
+    layer(x).square().sum().backward()
+    wide = x.detach().double().cpu().requires_grad_()
+    weights = [w.double().cpu() for w in layer.factors]
+    nn.functional.linear(wide, dense(weights), layer.bias.double().cpu()).square().sum().backward()
+    assert error(x.grad, wide.grad) < 10 * TOLERANCE[torch.float32]
+
+
+def test_gradcheck(way):
     x = torch.randn(3, 4, device="cuda", dtype=torch.float64, requires_grad=True)
     weights = [torch.randn(p, device="cuda", dtype=torch.float64, requires_grad=True) for p in [(1, 4, 2, 3), (2, 3, 2, 1)]]
     call = lambda x, *w: functional.ks_linear(x, w)  # noqa: E731
     assert torch.autograd.gradcheck(call, (x, *weights)) and torch.autograd.gradgradcheck(call, (x, *weights))
 
 
-def test_autocast():
+def test_autocast(way):
     layer = layer_of(device="cuda")
     x = torch.randn(9, 64, device="cuda")
     with torch.autocast("cuda", dtype=torch.float16):
         y = layer(x)
+        with torch.no_grad():
+            assert error(layer(x), y) < 4 * TOLERANCE[torch.float16]
+            layer.factors[0].mul_(2)
+            assert error(layer(x) - layer.bias.half(), 2 * (y - layer.bias.half())) < 1e-2
     assert y.dtype == torch.float16
     y.float().sum().backward()
     assert layer.factors[0].grad.dtype == torch.float32
@@ -206,7 +228,7 @@ def test_a_capture_without_a_first_run_is_refused():
     assert "run the layer once before" in out.stdout, out.stdout + out.stderr
 
 
-def test_compiled_models():
+def test_compiled_models(way):
     model = nn.Sequential(nn.LayerNorm(64), layer_of(), nn.GELU(), KSLinear(96, 64, "monarch:8,8")).cuda()
     compiled = torch.compile(model, fullgraph=True)
     x = torch.randn(5, 64, device="cuda", requires_grad=True)

@@ -8,10 +8,23 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._engine import apply_cpu, apply_cuda, cast_kept
+from ._engine import apply_cpu, apply_cuda, cast_kept, check
 from ._ops import apply, needs_gradient
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+_cuda_training = "torch"
+
+
+def set_cuda_training(way: str) -> None:
+    """How a GPU multiplies while gradients of weights are recorded: by PyTorch's own batched products (``"torch"``, the default), or by
+    the engine (``"engine"``), which packs weights on the host and so copies them there and back after each optimizer step.
+
+    Without gradients, and with gradients of the input only, the engine multiplies in any case.
+    """
+    global _cuda_training
+    if way not in ("torch", "engine"):
+        raise ValueError(f"way: expected 'torch' or 'engine', found {way!r}")
+    _cuda_training = way
 
 
 def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
@@ -19,8 +32,8 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
 
     ``x`` has shape ``(…, in_features)`` and any strides; the result ``(…, out_features)`` is contiguous. All tensors have one dtype and
     one device. Differentiable in all of them, more than once. Under autocast, float16, bfloat16 and float32 tensors are cast first, as
-    for ``nn.functional.linear``. Within ``torch.func`` transforms and forward-mode differentiation it is computed by PyTorch's own
-    operations.
+    for ``nn.functional.linear``. Within ``torch.func`` transforms and forward-mode differentiation, and on a GPU while gradients of
+    weights are recorded (see ``set_cuda_training``), it is computed by PyTorch's own operations.
 
     ValueError for shapes and devices, TypeError for dtypes that do not fit; each names what was expected and found.
     """
@@ -41,6 +54,7 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
     records = torch.is_grad_enabled() and needs_gradient(x, weights, bias)
     if not torch.compiler.is_compiling():
         if _is_transformed():
+            check(x, weights, bias, False)
             return _by_products(x, weights, bias)
         if not records and type(x) is Tensor and torch._C._len_torch_dispatch_stack() == 0 and not torch._C._is_tracing():
             # Nobody is there who would have to see the operation: past the dispatcher, which takes longer than a small product.
@@ -48,9 +62,12 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
                 return apply_cpu(x, weights, bias, False, True)
             if kind == "cuda":
                 return apply_cuda(x, weights, bias, False, True)
+    trains = records and any(weight.requires_grad for weight in weights)
+    if trains and kind == "cuda" and _cuda_training == "torch":
+        check(x, weights, bias, False)
+        return _by_products(x, weights, bias)
     # While gradients of weights are recorded nothing is kept: an optimizer is about to change them.
-    cache = not (records and any(weight.requires_grad for weight in weights))
-    return apply(x, weights, bias, False, cache)
+    return apply(x, weights, bias, False, not trains)
 
 
 def _is_transformed() -> bool:
