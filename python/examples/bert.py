@@ -1,4 +1,5 @@
-"""A BERT encoder for sentence embeddings in plain PyTorch, its WordPiece tokenizer, and its weights from a safetensors file.
+"""A BERT encoder for sentence embeddings in plain PyTorch, its WordPiece tokenizer, and its weights from a safetensors
+file.
 
 Just what all-MiniLM-L6-v2 needs, with the names of its checkpoint, so that the example depends on PyTorch alone.
 """
@@ -47,7 +48,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token numbers ``(batch, length)``, zero for padding, to unit vectors ``(batch, width)``: the mean over the tokens."""
+    """Token numbers ``(batch, length)``, zero for padding, to unit vectors ``(batch, width)``: means over tokens."""
 
     def __init__(self, config: dict[str, int]) -> None:
         super().__init__()

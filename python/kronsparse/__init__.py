@@ -1,12 +1,12 @@
 """Fast multiplication by Kronecker-sparse matrices and their products (butterfly, Monarch), for NumPy.
 
-A chain ``W = K_1 K_2 … K_L`` is a product of Kronecker-sparse factors, listed left to right as in mathematics. Factor ``k``
-has a pattern ``(a, b, c, d)`` and weights ``w[i, o, l, j]`` of that shape, and
+A chain ``W = K_1 K_2 … K_L`` is a product of Kronecker-sparse factors, listed left to right as in mathematics. Factor
+``k`` has a pattern ``(a, b, c, d)`` and weights ``w[i, o, l, j]`` of that shape, and
 
     K[i·b·d + o·d + j, i·c·d + l·d + j] = w[i, o, l, j],    zero elsewhere.
 
-``chain @ X`` multiplies the columns of ``X``; ``chain.apply(x)`` multiplies the rows of ``x``, as PyTorch's linear layers do.
-``kronsparse.torch`` (with PyTorch installed) has layers.
+``chain @ X`` multiplies the columns of ``X``; ``chain.apply(x)`` multiplies the rows of ``x``, as PyTorch's linear
+layers do. ``kronsparse.torch`` (with PyTorch installed) has layers.
 """
 
 from ._chain import Chain

@@ -44,9 +44,7 @@ class Chain:
             arrays.append(array)
         for at, array in enumerate(arrays):
             if array.dtype != arrays[0].dtype:
-                raise TypeError(
-                    f"weights[{at}]: expected {arrays[0].dtype} like weights[0], found {array.dtype}"
-                )
+                raise TypeError(f"weights[{at}]: expected {arrays[0].dtype} like weights[0], found {array.dtype}")
         self._weights = tuple(arrays)
         self._patterns = tuple(_kronsparse.check_chain([Pattern(*array.shape) for array in arrays]))
         self._lock = threading.Lock()
@@ -57,7 +55,7 @@ class Chain:
 
     @classmethod
     def from_application_order(cls, weights: Iterable[Array], *, copy: bool = True) -> Chain:
-        """From weights in the order in which they are applied (right to left), as the reference implementation lists them."""
+        """From weights in the order of application (right to left), as the reference implementation lists them."""
         return cls(list(weights)[::-1], copy=copy)
 
     @classmethod
@@ -140,11 +138,9 @@ class Chain:
         """Replaces factors ``start … end-1`` by their product, one factor; ValueError where they are not chainable."""
         return Chain(_kronsparse.fuse(list(self._weights), start, end), copy=False)
 
-    def operator(
-        self, bias: Array | None = None, *, activation: str = "none", threads: int = 0
-    ) -> Operator:
-        """Packs the chain with a bias (one number per row) and an activation (``none``, ``relu``, ``gelu``, ``gelu-tanh``,
-        ``silu``) that are applied as results are stored; ``threads`` limits the threads."""
+    def operator(self, bias: Array | None = None, *, activation: str = "none", threads: int = 0) -> Operator:
+        """Packs the chain with a bias (one number per row) and an activation (``none``, ``relu``, ``gelu``,
+        ``gelu-tanh``, ``silu``) that are applied as results are stored; ``threads`` limits the threads."""
         return Operator(list(self._weights), bias, activation=activation, threads=threads)
 
     def _packed(self) -> Operator:
@@ -155,10 +151,12 @@ class Chain:
         return self._operator
 
     def apply(self, x: Array, out: Array | None = None) -> Array:
-        """``x @ W.T``: multiplies each vector along the last axis of ``x``, of shape ``(…, cols)``; returns ``(…, rows)``.
+        """``x @ W.T``: multiplies each vector along the last axis of ``x``, of shape ``(…, cols)``; returns ``(…,
+        rows)``.
 
-        Arrays in C order are read and written where they lie, and the interpreter's lock is released. ``out`` must be in C order
-        and share no memory with ``x``. TypeError for another dtype than the chain's, ValueError for another shape.
+        Arrays in C order are read and written where they lie, and the interpreter's lock is released. ``out`` must be
+        in C order and share no memory with ``x``. TypeError for another dtype than the chain's, ValueError for another
+        shape.
         """
         return self._packed().apply(np.asarray(x), out)
 

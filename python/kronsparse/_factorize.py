@@ -44,12 +44,13 @@ def factorize(
     orthonormal: bool = True,
     threads: int = 0,
 ) -> Factorization:
-    """Approximates a dense matrix by a chain of chainable patterns (Le, Zheng, Riccietti and Gribonval, *Butterfly factorization
-    with error guarantees*, arXiv 2411.04506).
+    """Approximates a dense matrix by a chain of chainable patterns (Le, Zheng, Riccietti and Gribonval, *Butterfly
+    factorization with error guarantees*, arXiv 2411.04506).
 
-    ``patterns`` is a list, left to right, or text: ``monarch:p,q``, ``square-dyadic``, ``butterfly:r1,r2``, ``(a,b,c,d)(…)…``.
-    ``order`` of the splits is ``l2r``, ``r2l`` or ``balanced``; ``orthonormal`` keeps the guarantee. The result has the dtype of
-    the matrix. Ctrl-C ends the call at once; what its threads have begun they finish, for nobody.
+    ``patterns`` is a list, left to right, or text: ``monarch:p,q``, ``square-dyadic``, ``butterfly:r1,r2``,
+    ``(a,b,c,d)(…)…``. ``order`` of the splits is ``l2r``, ``r2l`` or ``balanced``; ``orthonormal`` keeps the guarantee.
+    The result has the dtype of the matrix. Ctrl-C ends the call at once; what its threads have begun they finish, for
+    nobody.
 
     ValueError for patterns that are not chainable or do not fit, and for NaN or infinity in the matrix.
     """

@@ -9,9 +9,7 @@ from ._chain import Chain
 from ._types import Array
 
 
-def save(
-    path: str | os.PathLike[str], chain: Chain, bias: Array | None = None, *, batch_last: bool = False
-) -> None:
+def save(path: str | os.PathLike[str], chain: Chain, bias: Array | None = None, *, batch_last: bool = False) -> None:
     """Writes a chain, and a bias of one number per row, to a safetensors file, whole or not at all.
 
     ``batch_last`` is written down as the order of batches that the chain is meant for; the weights are the same.

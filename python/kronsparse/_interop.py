@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def aslinearoperator(chain: Chain) -> LinearOperator:
-    """A chain as SciPy's ``LinearOperator``. Vectors of another dtype are rounded to the chain's; complex ones are multiplied
-    by a real chain part by part."""
+    """A chain as SciPy's ``LinearOperator``. Vectors of another dtype are rounded to the chain's; complex ones are
+    multiplied by a real chain part by part."""
     try:
         from scipy.sparse.linalg import LinearOperator
     except ImportError as error:
@@ -39,7 +39,8 @@ def aslinearoperator(chain: Chain) -> LinearOperator:
 
 
 def from_ksm(values: Any) -> Chain:
-    """The chain of lazylinop's ``ksm`` values: 4-D arrays ``(a, b, c, d)``, left to right, or an operator made by ``ksm``.
+    """The chain of lazylinop's ``ksm`` values: 4-D arrays ``(a, b, c, d)``, left to right, or an operator made by
+    ``ksm``.
 
     lazylinop lists factors in the same order and stores them in the same layout, so nothing is rearranged.
     """
@@ -59,5 +60,7 @@ def to_lazylinop(chain: Chain, **options: Any) -> Any:
     try:
         from lazylinop.butterfly import ksm
     except ImportError as error:
-        raise ImportError(f"to_lazylinop needs lazylinop with its requirements (pip install 'lazylinop[full]'): {error}") from error
+        raise ImportError(
+            f"to_lazylinop needs lazylinop with its requirements (pip install 'lazylinop[full]'): {error}"
+        ) from error
     return ksm(to_ksm(chain), **options)

@@ -52,18 +52,18 @@ class Transform:
 
 
 def hadamard(n: int, dtype: DTypeLike = np.float32, *, orthonormal: bool = False) -> Chain:
-    """The Walsh–Hadamard matrix ``H[i, k] = (−1)^popcount(i & k)`` of a power of two; over ``sqrt(n)`` if ``orthonormal``."""
+    """The Walsh–Hadamard matrix ``H[i, k] = (−1)^popcount(i & k)``, ``n`` a power of two; or over ``√n``."""
     weights, _ = _kronsparse.fast_transform("hadamard", n, _name(dtype), orthonormal=orthonormal)
     return Chain(weights, copy=False)
 
 
 def dft(n: int, dtype: DTypeLike = np.complex64, *, orthonormal: bool = False) -> Transform:
-    """The Fourier matrix ``F[k, t] = exp(−2πi·k·t/n)`` of a power of two, complex dtypes; over ``sqrt(n)`` if ``orthonormal``."""
+    """The Fourier matrix ``F[k, t] = exp(−2πi·k·t/n)``, ``n`` a power of two, complex dtypes; or over ``√n``."""
     return _transform("dft", n, dtype, orthonormal)
 
 
 def dct2(n: int, dtype: DTypeLike = np.float32, *, orthonormal: bool = False) -> Transform:
-    """The cosine transform of type II, ``C[k, t] = cos(π·k·(2t + 1) / 2n)``, of a power of two; orthogonal if ``orthonormal``."""
+    """The cosine transform of type II, ``C[k, t] = cos(π·k·(2t + 1) / 2n)``, ``n`` a power of two; or orthonormal."""
     return _transform("dct2", n, dtype, orthonormal)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 import kronsparse as ks
+import numpy as np
 
 #: Chains of one to five factors: with lanes, without, not chainable, one by one, odd sizes, a butterfly.
 CHAINS = {

@@ -2,11 +2,10 @@
 
 import os
 
+import kronsparse as ks
 import numpy as np
 import pytest
 from chains import CHAINS, DTYPES, dense, dtype_of, numbers
-
-import kronsparse as ks
 
 
 @pytest.mark.parametrize("order", ["l2r", "r2l", "balanced"])
@@ -23,7 +22,9 @@ def test_a_matrix_with_the_structure_is_recovered(rng, order):
 def test_the_error_is_the_error_and_two_factors_are_optimal(rng):
     matrix = rng.standard_normal((96, 64)).astype(np.float32)
     found = ks.factorize(matrix, "monarch:8,4")
-    error = np.linalg.norm(matrix.astype(np.float64) - found.chain.astype(np.float64).to_dense()) / np.linalg.norm(matrix)
+    error = np.linalg.norm(matrix.astype(np.float64) - found.chain.astype(np.float64).to_dense()) / np.linalg.norm(
+        matrix
+    )
     assert found.relative_error == pytest.approx(error, rel=1e-5)
     assert found.chain.dtype == np.float32 and found.bound == 1
     assert found.steps[0].rank == 1 and (found.steps[0].start, found.steps[0].split, found.steps[0].end) == (0, 1, 2)

@@ -3,11 +3,10 @@
 import copy
 import pickle
 
+import kronsparse as ks
 import numpy as np
 import pytest
 from chains import CHAINS, DTYPES, assert_close, dense, dtype_of, numbers, wide
-
-import kronsparse as ks
 
 
 def random_chain(rng, patterns, dtype=np.float64):
@@ -101,7 +100,9 @@ def test_wrong_arguments_name_what_was_expected_and_found(rng):
         chain.apply(np.zeros((3, 64), ">f4"))
     with pytest.raises(TypeError):
         chain @ [1.0] * 64
-    with pytest.raises(ValueError, match=r"weights\[1\]: expected four dimensions \(a, b, c, d\), found shape \(4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"weights\[1\]: expected four dimensions \(a, b, c, d\), found shape \(4, 2\)"
+    ):
         ks.Chain([np.zeros((1, 2, 2, 2)), np.zeros((4, 2))])
     with pytest.raises(TypeError, match=r"weights\[1\]: expected float64 like weights\[0\], found float32"):
         ks.Chain([np.zeros((1, 2, 2, 2)), np.zeros((2, 2, 2, 1), np.float32)])

@@ -3,9 +3,8 @@
 import copy
 import pickle
 
-import pytest
-
 import kronsparse as ks
+import pytest
 from kronsparse import Pattern
 
 
@@ -13,7 +12,7 @@ def test_numbers_of_a_pattern():
     p = Pattern(2, 3, 5, 4)
     assert (p.a, p.b, p.c, p.d) == (2, 3, 5, 4) == tuple(p)
     assert (p.rows, p.cols, p.nnz, p.density) == (24, 40, 120, 1 / 8)
-    assert p.T == Pattern(2, 5, 3, 4)
+    assert Pattern(2, 5, 3, 4) == p.T
     assert str(p) == "(2,3,5,4)" and eval(repr(p)) == p
     assert Pattern.parse(" (2, 3,5,4)") == p == Pattern.parse("2,3,5,4")
     assert len(p) == 4 and p[-1] == 4 and p[0] == 2

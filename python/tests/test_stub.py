@@ -5,7 +5,6 @@ import inspect
 from pathlib import Path
 
 import pytest
-
 from kronsparse import _kronsparse
 
 STUB = Path(_kronsparse.__file__).with_name("_kronsparse.pyi")
@@ -23,7 +22,9 @@ def parameters_of_stub(node: ast.FunctionDef, skip: int) -> list[tuple[str, str,
     for argument, default in list(zip(arguments.args, defaults))[skip:]:
         found.append((argument.arg, "positional", default))
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults):
-        found.append((argument.arg, "keyword", inspect.Parameter.empty if default is None else ast.literal_eval(default)))
+        found.append(
+            (argument.arg, "keyword", inspect.Parameter.empty if default is None else ast.literal_eval(default))
+        )
     return found
 
 

@@ -9,11 +9,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import kronsparse as ks
 import numpy as np
 import pytest
 from chains import CHAINS, dense, numbers
-
-import kronsparse as ks
 
 
 def test_one_chain_is_used_by_many_threads(rng):

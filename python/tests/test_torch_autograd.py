@@ -1,16 +1,15 @@
-"""Gradients: against finite differences and PyTorch's own, of first and second order, by ``torch.func``, under autocast."""
+"""Gradients against finite differences and PyTorch's own; second order, ``torch.func``, autocast."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from chains import CHAINS  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
-from torch_tools import FLOATS, close, dense, layer_of  # noqa: E402
-
-from kronsparse.torch import functional, set_cuda_training  # noqa: E402
-from kronsparse.torch._ops import apply  # noqa: E402
+from chains import CHAINS
+from kronsparse.torch import functional, set_cuda_training
+from kronsparse.torch._ops import apply
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch_tools import FLOATS, close, dense, layer_of
 
 SMALL = {
     "lanes": [(2, 2, 3, 2)],
@@ -55,7 +54,7 @@ def test_only_what_is_asked_for_is_computed(wanted, packings):
         assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
-from torch_tools import packings  # noqa: E402, F401
+from torch_tools import packings  # noqa: F401
 
 
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (2, 0, 3), (2, 3)])
@@ -115,7 +114,8 @@ def test_torch_func_transforms():
     g = lambda x, bias, *w: nn.functional.linear(x, dense(list(w)), bias).pow(3).sum()  # noqa: E731
     everything = tuple(range(4))
     for mine, theirs in zip(
-        torch.func.grad(f, argnums=everything)(x, bias, *weights), torch.func.grad(g, argnums=everything)(x, bias, *weights)
+        torch.func.grad(f, argnums=everything)(x, bias, *weights),
+        torch.func.grad(g, argnums=everything)(x, bias, *weights),
     ):
         assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
     tangents = tuple(torch.randn_like(t) for t in (x, bias, *weights))
@@ -128,7 +128,9 @@ def test_torch_func_transforms():
         theirs = jacobian(lambda w: g(x, bias, w, weights[1]))(weights[0])
         assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9), jacobian
     # Forward mode on dual tensors, and both directions.
-    assert gradcheck(call, tuple(t.requires_grad_() for t in (x[:2].clone(), bias.clone(), *weights)), check_forward_ad=True)
+    assert gradcheck(
+        call, tuple(t.requires_grad_() for t in (x[:2].clone(), bias.clone(), *weights)), check_forward_ad=True
+    )
 
 
 def test_vmap():
@@ -184,7 +186,9 @@ def test_the_products_that_train_on_a_gpu_are_those_of_the_engine():
     # What runs there is the same here.
     for patterns in SMALL.values():
         x, weights, bias = inputs(patterns, batch=(2, 3))
-        assert torch.allclose(functional._by_products(x, weights, bias), call(x, bias, *weights), rtol=1e-12, atol=1e-12)
+        assert torch.allclose(
+            functional._by_products(x, weights, bias), call(x, bias, *weights), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_checkpointing_and_hooks():

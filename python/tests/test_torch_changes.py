@@ -6,10 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-from torch_tools import dense, layer_of, packings  # noqa: E402, F401
-
-from kronsparse.torch import _engine, clear_cache  # noqa: E402
+from kronsparse.torch import _engine, clear_cache
+from torch import nn
+from torch_tools import dense, layer_of, packings  # noqa: F401
 
 
 def agrees(layer, x):

@@ -4,11 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-from torch_tools import dense, layer_of, packings  # noqa: E402, F401
-
-from kronsparse.torch import KSLinear  # noqa: E402
-from kronsparse.torch._ops import apply  # noqa: E402
+from kronsparse.torch import KSLinear
+from kronsparse.torch._ops import apply
+from torch import nn
+from torch_tools import dense, layer_of, packings  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """CUDA tensors: the same numbers as on the CPU, on PyTorch's stream and device, in graphs, compiled, trained.
 
-Runs on a machine with an NVIDIA GPU; elsewhere each test says why it does not. KRONSPARSE_REQUIRE_GPU=1 makes that an error.
+Runs on a machine with an NVIDIA GPU; elsewhere each test says why it does not. KRONSPARSE_REQUIRE_GPU=1 makes that an
+error.
 """
 
 import copy
@@ -10,12 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from chains import CHAINS  # noqa: E402
-from torch import nn  # noqa: E402
-from torch_tools import FLOATS, dense, layer_of  # noqa: E402
-
-import kronsparse as ks  # noqa: E402
-from kronsparse.torch import KSLinear, clear_cache, explain, functional, set_cuda_training  # noqa: E402
+import kronsparse as ks
+from chains import CHAINS
+from kronsparse.torch import KSLinear, clear_cache, explain, functional, set_cuda_training
+from torch import nn
+from torch_tools import FLOATS, dense, layer_of
 
 pytestmark = pytest.mark.cuda
 
@@ -75,7 +75,9 @@ def test_inputs_of_any_strides_and_alignment():
 
 
 def test_complex_numbers_are_refused():
-    with pytest.raises(TypeError, match="dtype on a GPU: expected float16, bfloat16, float32 or float64, found complex64"):
+    with pytest.raises(
+        TypeError, match="dtype on a GPU: expected float16, bfloat16, float32 or float64, found complex64"
+    ):
         layer_of(device="cuda", dtype=torch.complex64)(torch.randn(3, 64, device="cuda", dtype=torch.complex64))
 
 
@@ -141,7 +143,9 @@ def test_gradients_of_the_input_alone_are_the_engine_s():
 
 def test_gradcheck(way):
     x = torch.randn(3, 4, device="cuda", dtype=torch.float64, requires_grad=True)
-    weights = [torch.randn(p, device="cuda", dtype=torch.float64, requires_grad=True) for p in [(1, 4, 2, 3), (2, 3, 2, 1)]]
+    weights = [
+        torch.randn(p, device="cuda", dtype=torch.float64, requires_grad=True) for p in [(1, 4, 2, 3), (2, 3, 2, 1)]
+    ]
     call = lambda x, *w: functional.ks_linear(x, w)  # noqa: E731
     assert torch.autograd.gradcheck(call, (x, *weights)) and torch.autograd.gradgradcheck(call, (x, *weights))
 

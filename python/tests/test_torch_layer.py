@@ -9,12 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from chains import CHAINS  # noqa: E402
-from torch import nn  # noqa: E402
-from torch_tools import FLOATS, close, dense, layer_of  # noqa: E402
-
-import kronsparse as ks  # noqa: E402
-from kronsparse.torch import KSLinear, functional  # noqa: E402
+import kronsparse as ks
+from chains import CHAINS
+from kronsparse.torch import KSLinear, functional
+from torch import nn
+from torch_tools import FLOATS, close, dense, layer_of
 
 
 def expected(layer, x):

@@ -7,10 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-
-import kronsparse as ks  # noqa: E402
-from kronsparse.torch import KSLinear, convert, heal, relative_square  # noqa: E402
+import kronsparse as ks
+from kronsparse.torch import KSLinear, convert, heal, relative_square
+from torch import nn
 
 
 class Block(nn.Module):
@@ -80,7 +79,11 @@ def test_rules_the_budget_and_what_is_kept():
         error = ((layer.to_dense() - linear.weight).norm() / linear.weight.norm()).item()
         assert rows[name].relative_error == pytest.approx(error, rel=1e-4)
     text = str(table)
-    assert "2 of 7 layers" in text and "(1,8,4,8)(4,8,8,1)" in text and "dense: its weight is also embedding.weight" in text
+    assert (
+        "2 of 7 layers" in text
+        and "(1,8,4,8)(4,8,8,1)" in text
+        and "dense: its weight is also embedding.weight" in text
+    )
     ids = torch.randint(0, 50, (3, 7))
     assert model(ids)["logits"].shape == (3, 7, 50)
 
@@ -182,7 +185,17 @@ def test_healing_stops_early_and_keeps_the_best():
     data, held_out = [torch.randn(8, 16)], [torch.randn(8, 16)]
     weights = [p.detach().clone() for p in student.parameters()]
     # Exact already: nothing can be gained.
-    result = heal(student, teacher, data, held_out=held_out, layer_steps=0, steps=500, evaluate_every=5, patience=2, progress=False)
+    result = heal(
+        student,
+        teacher,
+        data,
+        held_out=held_out,
+        layer_steps=0,
+        steps=500,
+        evaluate_every=5,
+        patience=2,
+        progress=False,
+    )
     (phase,) = result.phases
     assert phase.stopped_early and phase.steps <= 20
     assert all(torch.equal(x, y) for x, y in zip(weights, student.parameters()))

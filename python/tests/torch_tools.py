@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import kronsparse as ks
 import pytest
 import torch
 from chains import CHAINS
-from torch import Tensor
-
-import kronsparse as ks
 from kronsparse.torch import KSLinear, _engine
+from torch import Tensor
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

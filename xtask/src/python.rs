@@ -1,4 +1,4 @@
-//! The Python package: its Rust part formatted and linted, the wheel built as users would, installed apart, and tested by pytest.
+//! The Python package: both of its parts formatted and linted, the wheel built as users would, installed apart, and tested by pytest.
 
 use std::env;
 use std::ffi::OsStr;
@@ -25,6 +25,8 @@ pub(crate) fn run() -> Result<String, String> {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let own = [("CARGO_TARGET_DIR", target.as_os_str()), ("PYO3_PYTHON", python.as_os_str())];
+    run_command(python, &["-m", "ruff", "format", "--check", "--quiet", "--no-cache"], &[])?;
+    run_command(python, &["-m", "ruff", "check", "--quiet", "--no-cache"], &[])?;
     run_command(&cargo, &["fmt", "--manifest-path", MANIFEST, "--check"], &own)?;
     run_command(&cargo, &["clippy", "--manifest-path", MANIFEST, "--locked", "--", "-D", "warnings"], &own)?;
 

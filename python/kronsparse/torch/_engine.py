@@ -1,10 +1,11 @@
 """From tensors to the Rust engines: packed operators, which are kept as long as the weights that they were made of.
 
-How a change of weights is noticed. An operator is found again only for the same tensor objects at the same addresses with the same
-version counters, which every in-place operation raises: optimizers, ``load_state_dict``, ``copy_`` under ``no_grad``. What
-is done through ``.data`` is not counted by PyTorch. On the CPU a sample of the numbers is compared as well, which finds changes
-of whole arrays; and while gradients are recorded for a weight nothing is kept at all. What is left: single numbers changed
-through ``.data`` between two calls without gradients, and on a GPU anything changed through ``.data`` at the same address. Then
+How a change of weights is noticed. An operator is found again only for the same tensor objects at the same addresses
+with the same version counters, which every in-place operation raises: optimizers, ``load_state_dict``, ``copy_`` under
+``no_grad``. What is done through ``.data`` is not counted by PyTorch. On the CPU a sample of the numbers is compared as
+well, which finds changes of whole arrays; and while gradients are recorded for a weight nothing is kept at all. What is
+left: single numbers changed through ``.data`` between two calls without gradients, and on a GPU anything changed
+through ``.data`` at the same address. Then
 ``KSLinear.refresh()`` or ``clear_cache()`` is needed.
 """
 
@@ -35,10 +36,27 @@ DTYPES = {
 class _Entry:
     """An operator, and what must be unchanged for it to be used."""
 
-    __slots__ = ("addresses", "bias_address", "cols", "device", "dtype", "extra", "operator", "rows", "tensors", "versions")
+    __slots__ = (
+        "addresses",
+        "bias_address",
+        "cols",
+        "device",
+        "dtype",
+        "extra",
+        "operator",
+        "rows",
+        "tensors",
+        "versions",
+    )
 
     def __init__(
-        self, operator: Any, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, extra: int, sizes: tuple[int, int]
+        self,
+        operator: Any,
+        weights: Sequence[Tensor],
+        bias: Tensor | None,
+        adjoint: bool,
+        extra: int,
+        sizes: tuple[int, int],
     ) -> None:
         key = _key(weights, adjoint)
         # Once any of the tensors is gone its address may be another's.
@@ -53,8 +71,14 @@ class _Entry:
         self.dtype, self.device, self.extra = weights[0].dtype, weights[0].device, extra
 
     def fits(self, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, extra: int) -> bool:
-        """Whether these are the tensors that were packed, unchanged as far as PyTorch counts, and ``x`` goes with them."""
-        if extra != self.extra or x.dtype != self.dtype or x.device != self.device or x.dim() == 0 or x.shape[-1] != self.cols:
+        """Whether these tensors were packed, are unchanged as far as PyTorch counts, and ``x`` goes with them."""
+        if (
+            extra != self.extra
+            or x.dtype != self.dtype
+            or x.device != self.device
+            or x.dim() == 0
+            or x.shape[-1] != self.cols
+        ):
             return False
         count = len(weights)
         if len(self.tensors) != (count if bias is None else count + 1):
@@ -63,7 +87,9 @@ class _Entry:
             if known() is not weight or weight._version != version or weight.data_ptr() != address:
                 return False
         return bias is None or (
-            self.tensors[count]() is bias and bias._version == self.versions[count] and bias.data_ptr() == self.bias_address
+            self.tensors[count]() is bias
+            and bias._version == self.versions[count]
+            and bias.data_ptr() == self.bias_address
         )
 
 
@@ -96,7 +122,7 @@ def _key(weights: Sequence[Tensor], adjoint: bool) -> tuple[int, int, bool]:
 
 
 def cast_kept(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight on a GPU in another dtype for calls without gradients, cast once: what is packed of it can then be found again."""
+    """A weight in another dtype for calls without gradients, cast once: what is packed of it can be found again."""
     if weight.dtype == dtype or weight.is_inference():
         return weight.to(dtype)
     key = (id(weight), dtype)
@@ -129,8 +155,8 @@ def _pack_cpu(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, thr
 
 
 def _keeps(tensors: Sequence[Tensor]) -> bool:
-    """Whether changes of these can be noticed: tensors of inference mode have no version, and those that are not as they lie in
-    memory cannot be sampled."""
+    """Whether changes of these can be noticed: tensors of inference mode have no version, and those that are not as
+    they lie in memory cannot be sampled."""
     return not any(t.is_inference() or t.is_conj() or t.is_neg() or not t.is_contiguous() for t in tensors)
 
 
@@ -160,8 +186,8 @@ def apply_cpu(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bo
 
 
 def apply_cuda(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
-    """As ``apply_cpu``, queued on PyTorch's current stream of the tensors' GPU. Weights are packed on the host: whenever their
-    version has changed they are copied there and back, whatever ``cache`` says."""
+    """As ``apply_cpu``, queued on PyTorch's current stream of the tensors' GPU. Weights are packed on the host:
+    whenever their version has changed they are copied there and back, whatever ``cache`` says."""
     index = x.device.index
     if index != torch.cuda.current_device():
         # The engine makes the GPU of its operator current, as PyTorch must know.
@@ -190,8 +216,8 @@ def apply_cuda(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: b
 def _pack_cuda(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, capturing: bool) -> CudaOperator:
     if capturing:
         raise RuntimeError(
-            "kronsparse: weights cannot be packed while a CUDA graph is captured; run the layer once before, and do not change "
-            "its weights in between"
+            "kronsparse: weights cannot be packed while a CUDA graph is captured; run the layer once before, and do "
+            "not change its weights in between"
         )
     _find_libraries()
     # Lists that keep the copies alive until they are packed.
@@ -208,7 +234,7 @@ def _current_stream(index: int) -> int:
 
 
 if hasattr(torch._C, "_cuda_getCurrentRawStream"):
-    _current_stream = torch._C._cuda_getCurrentRawStream  # noqa: F811
+    _current_stream = torch._C._cuda_getCurrentRawStream
 
 
 def _find_libraries() -> None:
@@ -233,7 +259,8 @@ def explain(layer: torch.nn.Module, n: int) -> str:
 
 
 def check(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool) -> tuple[int, int]:
-    """The sizes of an output and an input vector, if everything fits; ValueError or TypeError with what was expected and found if not."""
+    """The sizes of an output and an input vector, if everything fits; else ValueError or TypeError with what was
+    expected and found."""
     dtype, device = x.dtype, x.device
     for weight in weights:
         if weight.dtype != dtype or weight.device != device or weight.dim() != 4:

@@ -1,6 +1,7 @@
 """The custom operation ``torch.ops.kronsparse.apply``: kernels, shapes for compilers, gradients.
 
-Defined by ``torch.library.Library`` rather than the decorator ``custom_op``, whose wrapper costs several microseconds a call.
+Defined by ``torch.library.Library`` rather than the decorator ``custom_op``, whose wrapper costs several microseconds a
+call.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _library.define(
 _library.impl("apply", apply_cpu, "CPU")
 _library.impl("apply", apply_cuda, "CUDA")
 
-#: ``apply(x, weights, bias, adjoint, cache)``: ``x @ W.T + bias``, or ``x @ W.conj() + bias`` with the conjugate transpose of the
-#: chain; weights left to right. ``cache`` allows packed weights to be kept for later calls.
+#: ``apply(x, weights, bias, adjoint, cache)``: ``x @ W.T + bias``, or ``x @ W.conj() + bias`` with the conjugate
+#: transpose of the chain; weights left to right. ``cache`` allows packed weights to be kept for later calls.
 apply = torch.ops.kronsparse.apply.default
 
 
@@ -35,11 +36,13 @@ torch.library.register_fake("kronsparse::apply", _fake, lib=_library)
 
 
 class _Apply(torch.autograd.Function):
-    """The operation with gradients recorded. ``torch.library.register_autograd`` would do the same, but it flattens and rebuilds
-    trees of arguments at every call, which takes longer than a small multiplication."""
+    """The operation with gradients recorded. ``torch.library.register_autograd`` would do the same, but it flattens and
+    rebuilds trees of arguments at every call, which takes longer than a small multiplication."""
 
     @staticmethod
-    def forward(ctx: Any, keys: Any, adjoint: bool, cache: bool, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, keys: Any, adjoint: bool, cache: bool, x: Tensor, bias: Tensor | None, *weights: Tensor
+    ) -> Tensor:
         ctx.adjoint, ctx.cache = adjoint, cache
         ctx.save_for_backward(x, *weights)
         return _below(keys, x, weights, bias, adjoint, cache)
@@ -86,9 +89,10 @@ def _backward(
     order = list(range(len(weights)))
     if not ctx.adjoint:
         order.reverse()
-    first = min(place for place, at in enumerate(order) if wants_weights[at])
+    wanted = [place for place, at in enumerate(order) if wants_weights[at]]
+    first, last = wanted[0], wanted[-1]
     inputs = [x]
-    for at in order[:-1]:
+    for at in order[:last]:
         inputs.append(apply(inputs[-1], [weights[at]], None, ctx.adjoint, ctx.cache))
     found: list[Tensor | None] = [None] * len(weights)
     for place in range(len(order) - 1, -1, -1):
@@ -106,7 +110,8 @@ def _backward(
 
 
 def weight_gradient(outer: Tensor, inner: Tensor, shape: Sequence[int]) -> Tensor:
-    """``Σ_n outer[n, i, o, j] · conj(inner[n, i, l, j])`` as ``(a, b, c, d)``, by PyTorch's batched product: there is no kernel for it yet."""
+    """``Σ_n outer[n, i, o, j] · conj(inner[n, i, l, j])`` as ``(a, b, c, d)``, by PyTorch's batched product: the
+    engines have no kernel for it yet."""
     a, b, c, d = shape
     left = outer.reshape(-1, a, b, d).permute(1, 3, 2, 0).reshape(a * d, b, -1)
     right = inner.reshape(-1, a, c, d).permute(1, 3, 0, 2).reshape(a * d, -1, c)

@@ -16,8 +16,9 @@ from .._factorize import factorize
 from .._types import PatternsLike
 from .layer import KSLinear
 
-#: What a rule says of the layers that it matches: a chain (text or patterns), a budget (share of the parameters), or None: keep.
-Rule = Union[str, PatternsLike, float, None]
+#: What a rule says of the layers that it matches: a chain (text or patterns), a budget (share of the parameters), or
+#: None: keep.
+Rule = Union[str, PatternsLike, float, None]  # noqa: UP007 (evaluated by Python 3.10)
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,26 @@ def convert(
 ) -> Table:
     """Replaces ``nn.Linear`` layers of a model, in place, by chains that approximate their weights.
 
-    ``rules`` maps names of layers to what they become, the first that matches counting: names as in ``named_modules``, with ``*`` and ``?``
-    as in file names (``"encoder.layer.*.output.dense"``). A rule is a chain (``"monarch:32,32"``, patterns), a share of the
-    parameters (``0.25``), or None, which keeps the layer. Layers without a rule get the share ``budget``, or are kept if that is None.
-    For a share up to six chains of two factors are factorized and the best is taken, plain low rank included unless ``low_rank`` is
-    False. ``fresh`` draws new weights instead of factorizing; for a share it takes the chain of the smallest blocks.
+    ``rules`` maps names of layers to what they become, the first that matches counting: names as in ``named_modules``,
+    with ``*`` and ``?`` as in file names (``"encoder.layer.*.output.dense"``). A rule is a chain (``"monarch:32,32"``,
+    patterns), a share of the parameters (``0.25``), or None, which keeps the layer. Layers without a rule get the share
+    ``budget``, or are kept if that is None. For a share up to six chains of two factors are factorized and the best is
+    taken, plain low rank included unless ``low_rank`` is False. ``fresh`` draws new weights instead of factorizing; for
+    a share it takes the chain of the smallest blocks.
 
-    Kept, with the reason in the table: subclasses of ``nn.Linear`` (others read their weights), weights that several modules share, and
-    layers for which no chain fits a share. A chain that does not fit a layer is a ValueError, before anything is replaced.
+    Kept, with the reason in the table: subclasses of ``nn.Linear`` (others read their weights), weights that several
+    modules share, and layers for which no chain fits a share. A chain that does not fit a layer is a ValueError, before
+    anything is replaced.
 
-    ``progress(done, total, name)`` is called before each layer. The model keeps its dtype, device, hooks outside of the layers and mode.
+    ``progress(done, total, name)`` is called before each layer. The model keeps its dtype, device, hooks outside of the
+    layers and mode.
     """
     if rules is None and budget is None:
         raise ValueError("convert: expected rules or a budget, found neither")
     if isinstance(model, nn.Linear):
-        raise ValueError("model: expected a module that contains linear layers, found one itself; use KSLinear.from_linear")
+        raise ValueError(
+            "model: expected a module that contains linear layers, found one itself; use KSLinear.from_linear"
+        )
     rules = {} if rules is None else rules
     owners = _owners(model)
     rows: dict[str, Row] = {}

@@ -16,8 +16,9 @@ _cuda_training = "torch"
 
 
 def set_cuda_training(way: str) -> None:
-    """How a GPU multiplies while gradients of weights are recorded: by PyTorch's own batched products (``"torch"``, the default), or by
-    the engine (``"engine"``), which packs weights on the host and so copies them there and back after each optimizer step.
+    """How a GPU multiplies while gradients of weights are recorded: by PyTorch's own batched products (``"torch"``, the
+    default), or by the engine (``"engine"``), which packs weights on the host and so copies them there and back after
+    each optimizer step.
 
     Without gradients, and with gradients of the input only, the engine multiplies in any case.
     """
@@ -28,12 +29,14 @@ def set_cuda_training(way: str) -> None:
 
 
 def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
-    """``x @ W.T + bias`` for the chain ``W = K_1 … K_L`` whose factors have ``weights`` of shape ``(a, b, c, d)``, left to right.
+    """``x @ W.T + bias`` for the chain ``W = K_1 … K_L`` whose factors have ``weights`` of shape ``(a, b, c, d)``, left
+    to right.
 
-    ``x`` has shape ``(…, in_features)`` and any strides; the result ``(…, out_features)`` is contiguous. All tensors have one dtype and
-    one device. Differentiable in all of them, more than once. Under autocast, float16, bfloat16 and float32 tensors are cast first, as
-    for ``nn.functional.linear``. Within ``torch.func`` transforms and forward-mode differentiation, and on a GPU while gradients of
-    weights are recorded (see ``set_cuda_training``), it is computed by PyTorch's own operations.
+    ``x`` has shape ``(…, in_features)`` and any strides; the result ``(…, out_features)`` is contiguous. All tensors
+    have one dtype and one device. Differentiable in all of them, more than once. Under autocast, float16, bfloat16 and
+    float32 tensors are cast first, as for ``nn.functional.linear``. Within ``torch.func`` transforms and forward-mode
+    differentiation, and on a GPU while gradients of weights are recorded (see ``set_cuda_training``), it is computed by
+    PyTorch's own operations.
 
     ValueError for shapes and devices, TypeError for dtypes that do not fit; each names what was expected and found.
     """
@@ -45,8 +48,14 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
         dtype = torch.get_autocast_dtype(kind)
         if x.dtype in _FLOATS:
             x = x.to(dtype)
-        # On a GPU packing takes long: what is cast is kept, unless gradients must flow through the cast or a compiler looks.
-        keep = kind == "cuda" and not torch.compiler.is_compiling() and not torch.is_grad_enabled() and not _is_transformed()
+        # On a GPU packing takes long: what is cast is kept, unless gradients must flow through the cast or a compiler
+        # looks.
+        keep = (
+            kind == "cuda"
+            and not torch.compiler.is_compiling()
+            and not torch.is_grad_enabled()
+            and not _is_transformed()
+        )
         cast = cast_kept if keep else Tensor.to
         weights = [cast(weight, dtype) if weight.dtype in _FLOATS else weight for weight in weights]
         if bias is not None and bias.dtype in _FLOATS:
@@ -56,8 +65,14 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
         if _is_transformed():
             check(x, weights, bias, False)
             return _by_products(x, weights, bias)
-        if not records and type(x) is Tensor and torch._C._len_torch_dispatch_stack() == 0 and not torch._C._is_tracing():
-            # Nobody is there who would have to see the operation: past the dispatcher, which takes longer than a small product.
+        if (
+            not records
+            and type(x) is Tensor
+            and torch._C._len_torch_dispatch_stack() == 0
+            and not torch._C._is_tracing()
+        ):
+            # Nobody is there who would have to see the operation: past the dispatcher, which takes longer than a small
+            # product.
             if kind == "cpu":
                 return apply_cpu(x, weights, bias, False, True)
             if kind == "cuda":
@@ -71,7 +86,7 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
 
 
 def _is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` or forward-mode differentiation is at work: gradients of custom operations know neither."""
+    """Whether ``torch.func`` or forward-mode differentiation is at work: custom operations' gradients know neither."""
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 

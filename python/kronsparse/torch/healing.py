@@ -45,15 +45,19 @@ class Healing:
         for phase in self.phases:
             first = phase.history[0][1] if phase.history else math.nan
             early = ", stopped early" if phase.stopped_early else ""
-            lines.append(f"{phase.name}: {first:.4f} → {phase.best:.4f} in {phase.steps} steps, {phase.seconds:.0f} s{early}")
+            lines.append(
+                f"{phase.name}: {first:.4f} → {phase.best:.4f} in {phase.steps} steps, {phase.seconds:.0f} s{early}"
+            )
         return "\n".join(lines)
 
 
 def relative_square(found: Any, expected: Any) -> Tensor:
-    """``‖found − expected‖² / ‖expected‖²`` over all floating tensors of two like structures: tensors, sequences, mappings."""
+    """``‖found − expected‖² / ‖expected‖²`` over all floating tensors of two tensors, sequences or mappings alike."""
     pairs = list(zip(_tensors(found), _tensors(expected)))
     if not pairs:
-        raise TypeError(f"outputs: expected tensors of floating numbers, found {type(expected).__name__}; give a loss of your own")
+        raise TypeError(
+            f"outputs: expected tensors of floating numbers, found {type(expected).__name__}; give a loss of your own"
+        )
     difference = sum((x.float() - y.float()).square().sum() for x, y in pairs)
     norm = sum(y.float().square().sum() for _, y in pairs)
     return difference / norm.clamp_min(1e-30)
@@ -78,15 +82,17 @@ def heal(
 ) -> Healing:
     """Trains a converted model, in place, to do what the original does.
 
-    First layer by layer, ``layer_steps`` steps: every ``KSLinear`` whose name is a linear layer's in ``teacher`` is fed what that layer is fed
-    there, and learns its outputs (mean of the relative squared errors); all at once. Then as a whole, ``steps`` steps: the model's
-    outputs learn the teacher's by ``loss(student, teacher)``. Adam with a warm-up and a cosine decay to zero.
+    First layer by layer, ``layer_steps`` steps: every ``KSLinear`` whose name is a linear layer's in ``teacher`` is fed
+    what that layer is fed there, and learns its outputs (mean of the relative squared errors); all at once. Then as a
+    whole, ``steps`` steps: the model's outputs learn the teacher's by ``loss(student, teacher)``. Adam with a warm-up
+    and a cosine decay to zero.
 
-    ``data`` gives batches and is begun again when it ends, so it must not be a generator. ``forward(model, batch)`` calls a model; without it a
-    mapping becomes keyword arguments, a tuple or a list positional ones. ``parameters`` of the second phase: ``chains`` (factors and biases
-    of all ``KSLinear``) or ``all``. Every ``evaluate_every`` steps the loss on ``held_out`` batches (without any: of the training since) is
-    noted; after ``patience`` of them without a gain of one per cent the phase ends. The best weights seen are kept. ``progress`` is
-    True for a bar on stderr, or a function of phase, step, steps, loss.
+    ``data`` gives batches and is begun again when it ends, so it must not be a generator. ``forward(model, batch)``
+    calls a model; without it a mapping becomes keyword arguments, a tuple or a list positional ones. ``parameters`` of
+    the second phase: ``chains`` (factors and biases of all ``KSLinear``) or ``all``. Every ``evaluate_every`` steps the
+    loss on ``held_out`` batches (without any: of the training since) is noted; after ``patience`` of them without a
+    gain of one per cent the phase ends. The best weights seen are kept. ``progress`` is True for a bar on stderr, or a
+    function of phase, step, steps, loss.
 
     ValueError if there is nothing to learn from or nothing to train; RuntimeError if a loss is not finite.
     """
@@ -110,7 +116,19 @@ def heal(
                 chosen = [p for name in pairs for p in layers[name].parameters()]
                 work = _LayerWise(teacher, layers, pairs, call)
                 phases.append(
-                    _train("layer by layer", model, chosen, data, held_out, work, layer_steps, layer_rate, evaluate_every, patience, report)
+                    _train(
+                        "layer by layer",
+                        model,
+                        chosen,
+                        data,
+                        held_out,
+                        work,
+                        layer_steps,
+                        layer_rate,
+                        evaluate_every,
+                        patience,
+                        report,
+                    )
                 )
         if steps > 0:
             chains = [p for layer in layers.values() for p in layer.parameters()]
@@ -121,7 +139,9 @@ def heal(
                     expected = call(teacher, batch)
                 return loss(call(model, batch), expected)
 
-            phases.append(_train("as a whole", model, chosen, data, held_out, work, steps, rate, evaluate_every, patience, report))
+            phases.append(
+                _train("as a whole", model, chosen, data, held_out, work, steps, rate, evaluate_every, patience, report)
+            )
         return Healing(phases)
     finally:
         for module, training in modes:
@@ -164,9 +184,9 @@ def _pairs(layers: dict[str, KSLinear], teacher: nn.Module) -> dict[str, nn.Line
     pairs = {}
     for name, other in teacher.named_modules():
         layer = layers.get(name)
-        if layer is not None and isinstance(other, nn.Linear):
-            if (other.in_features, other.out_features) == (layer.in_features, layer.out_features):
-                pairs[name] = other
+        sizes = (layer.in_features, layer.out_features) if layer is not None else None
+        if isinstance(other, nn.Linear) and (other.in_features, other.out_features) == sizes:
+            pairs[name] = other
     return pairs
 
 
@@ -249,7 +269,9 @@ def _endless(data: Iterable[Any]) -> Iterable[Any]:
             empty = False
             yield batch
         if empty:
-            raise ValueError("data: expected batches, found none (a generator gives them only once; use a list or a DataLoader)")
+            raise ValueError(
+                "data: expected batches, found none (a generator gives them only once; use a list or a DataLoader)"
+            )
 
 
 def _call(model: nn.Module, batch: Any) -> Any:
@@ -279,6 +301,11 @@ def _reporter(progress: bool | Callable[[str, int, int, float], None]) -> Callab
     def bar(name: str, step: int, steps: int, loss: float) -> None:
         done = 30 * step // steps
         end = "\n" if step == steps else ""
-        print(f"\r{name} [{'#' * done}{'.' * (30 - done)}] {step}/{steps} loss {loss:.4f} ", end=end, file=sys.stderr, flush=True)
+        print(
+            f"\r{name} [{'#' * done}{'.' * (30 - done)}] {step}/{steps} loss {loss:.4f} ",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
 
     return bar

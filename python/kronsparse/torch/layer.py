@@ -1,4 +1,4 @@
-"""``KSLinear``: a linear layer whose matrix is a chain of Kronecker-sparse factors, with the manners of ``nn.Linear``."""
+"""``KSLinear``: a linear layer whose matrix is a chain of factors, with the manners of ``nn.Linear``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from .._types import PatternsLike
 from . import _engine
 from .functional import ks_linear
 
-
 # One node of a graph that torch.fx traces.
 torch.fx.wrap("ks_linear")
 
@@ -26,9 +25,9 @@ torch.fx.wrap("ks_linear")
 class KSLinear(nn.Module):
     """``y = x W^T + bias`` with ``W = K_1 … K_L`` of shape ``(out_features, in_features)``.
 
-    ``chain`` is a ``kronsparse.Chain`` whose weights are copied, or, like ``patterns``, a list of patterns left to right or text
-    (``"monarch:32,32"``, ``"(1,64,64,64)(64,64,64,1)"``), for which weights are drawn. ``factors`` holds one parameter of shape
-    ``(a, b, c, d)`` per factor, named ``factors.0 …`` in a ``state_dict``.
+    ``chain`` is a ``kronsparse.Chain`` whose weights are copied, or, like ``patterns``, a list of patterns left to
+    right or text (``"monarch:32,32"``, ``"(1,64,64,64)(64,64,64,1)"``), for which weights are drawn. ``factors`` holds
+    one parameter of shape ``(a, b, c, d)`` per factor, named ``factors.0 …`` in a ``state_dict``.
 
     ValueError for a chain of another shape than ``(out_features, in_features)``.
     """
@@ -54,7 +53,9 @@ class KSLinear(nn.Module):
             raise ValueError(f"KSLinear: expected either chain or patterns, found {found}")
         given = chain if isinstance(chain, Chain) else None
         self.in_features, self.out_features = in_features, out_features
-        self.patterns: tuple[Pattern, ...] = _resolve(chain if patterns is None else patterns, out_features, in_features)
+        self.patterns: tuple[Pattern, ...] = _resolve(
+            chain if patterns is None else patterns, out_features, in_features
+        )
         if given is not None and dtype is None:
             dtype = torch_dtype(given.dtype)
         factory = {"device": device, "dtype": dtype}
@@ -70,8 +71,8 @@ class KSLinear(nn.Module):
                     factor.copy_(to_torch(weights))
 
     def reset_parameters(self) -> None:
-        """Draws new parameters: the output has the variance that ``nn.Linear`` gives it, a third of the input's, the factors taking equal
-        parts; the bias is uniform within ``1 / sqrt(in_features)``, as there."""
+        """Draws new parameters: the output has the variance that ``nn.Linear`` gives it, a third of the input's, the
+        factors taking equal parts; the bias is uniform within ``1 / sqrt(in_features)``, as there."""
         gain = (1 / 3) ** (1 / len(self.factors))
         for factor in self.factors:
             # The variance of uniform numbers within ±r is r²/3, and an output sums c of them.
@@ -115,8 +116,8 @@ class KSLinear(nn.Module):
         return torch.from_numpy(chain.to_dense()).to(first.device, first.dtype)
 
     def refresh(self) -> None:
-        """Packs the weights again at the next call. Needed only after single numbers were changed through ``.data`` (on a GPU:
-        anything): PyTorch does not count those changes."""
+        """Packs the weights again at the next call. Needed only after single numbers were changed through ``.data`` (on
+        a GPU: anything): PyTorch does not count those changes."""
         _engine.forget(self.factors[0])
 
     @classmethod
@@ -128,17 +129,20 @@ class KSLinear(nn.Module):
         order: str = "l2r",
         orthonormal: bool = True,
     ) -> KSLinear:
-        """The layer whose chain approximates a linear layer's weight: factorized in float64, rounded to its dtype; the bias is copied.
+        """The layer whose chain approximates a linear layer's weight: factorized in float64, rounded to its dtype; the
+        bias is copied.
 
-        ``chain`` is a list of chainable patterns or text; or a ``Chain``, which is taken as it is. The attribute ``relative_error`` of
-        the result has ``‖weight − W‖ / ‖weight‖``.
+        ``chain`` is a list of chainable patterns or text; or a ``Chain``, which is taken as it is. The attribute
+        ``relative_error`` of the result has ``‖weight − W‖ / ‖weight‖``.
         """
         weight, bias = linear.weight, linear.bias
         shape = tuple(weight.shape)
         if isinstance(chain, Chain):
             dense = weight.detach().to("cpu", torch.float64).numpy()
             factors = chain
-            difference = float(np.linalg.norm(chain.astype(np.float64).to_dense() - dense)) if chain.shape == shape else 0.0
+            difference = (
+                float(np.linalg.norm(chain.astype(np.float64).to_dense() - dense)) if chain.shape == shape else 0.0
+            )
             error = difference / max(float(np.linalg.norm(dense)), 1e-300)
         else:
             # Narrow types are factorized in float32 and rounded once.
@@ -147,9 +151,7 @@ class KSLinear(nn.Module):
                 weight.detach().to("cpu", wide).numpy(), _resolve(chain, *shape), order=order, orthonormal=orthonormal
             )
             factors, error = found.chain, found.relative_error
-        layer = cls(
-            shape[1], shape[0], factors, bias=bias is not None, device=weight.device, dtype=weight.dtype
-        )
+        layer = cls(shape[1], shape[0], factors, bias=bias is not None, device=weight.device, dtype=weight.dtype)
         if bias is not None:
             with torch.no_grad():
                 layer.bias.copy_(bias)  # type: ignore[union-attr]
@@ -161,8 +163,9 @@ class KSLinear(nn.Module):
     def from_application_order(
         cls, patterns: PatternsLike, weights: Sequence[Tensor], bias: Tensor | None = None
     ) -> KSLinear:
-        """From patterns and weights in the order of application (right to left), as the reference implementation lists them; weights
-        of shape ``(a, b, c, d)``, the layout that its constructor takes. ValueError names a shape that does not fit."""
+        """From patterns and weights in the order of application (right to left), as the reference implementation lists
+        them; weights of shape ``(a, b, c, d)``, the layout that its constructor takes. ValueError names a shape that
+        does not fit."""
         patterns = [p if isinstance(p, Pattern) else _pattern(p) for p in patterns]
         weights = list(weights)
         if len(patterns) != len(weights):
@@ -237,6 +240,8 @@ def to_numpy(tensor: Tensor) -> Any:
         try:
             import ml_dtypes
         except ImportError as error:
-            raise ImportError("bfloat16 arrays need the package ml_dtypes; or convert the layer with .float()") from error
+            raise ImportError(
+                "bfloat16 arrays need the package ml_dtypes; or convert the layer with .float()"
+            ) from error
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.resolve_conj().numpy()
