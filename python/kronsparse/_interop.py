@@ -59,7 +59,7 @@ def to_lazylinop(chain: Chain, **options: Any) -> Any:
     """The chain as lazylinop's ``ksm`` operator, with its options; ImportError without lazylinop."""
     try:
         from lazylinop.butterfly import ksm
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # the latter without pandas
         raise ImportError(
             f"to_lazylinop needs lazylinop with its requirements (pip install 'lazylinop[full]'): {error}"
         ) from error

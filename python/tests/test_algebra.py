@@ -1,6 +1,9 @@
 """Factorization, transforms, files, and other libraries' formats."""
 
 import os
+import subprocess
+import sys
+import textwrap
 
 import kronsparse as ks
 import numpy as np
@@ -93,6 +96,24 @@ def test_files_keep_every_bit(rng, tmp_path, name):
         ks.load(tmp_path / "layer.safetensors")
     ks.save(str(tmp_path / "chain.safetensors"), chain, batch_last=True)
     assert ks.load(tmp_path / "chain.safetensors") == chain
+
+
+def test_bfloat16_without_ml_dtypes_is_a_clear_error(tmp_path):
+    path = tmp_path / "chain.safetensors"
+    ks.save(path, ks.Chain([np.ones((1, 2, 2, 2)).astype(dtype_of("bfloat16"))]))
+    program = """
+        import sys
+        sys.modules["ml_dtypes"] = None      # what an import finds where the package is not installed
+        import kronsparse as ks
+        for call in (lambda: ks.load(sys.argv[1]), lambda: ks._kronsparse.fast_transform("hadamard", 4, "bfloat16")):
+            try:
+                call()
+            except ImportError as error:
+                print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert out.count("bfloat16 arrays need the package ml_dtypes, which is not installed; or use float32") == 2
 
 
 def test_files_that_are_wrong_are_refused(rng, tmp_path):
