@@ -31,12 +31,28 @@ pub(crate) unsafe fn chain_at<T: Packed>(shapes: &[Shape], addresses: &[usize], 
     let mut factors = Vec::with_capacity(shapes.len());
     for (&(a, b, c, d), &address) in shapes.iter().zip(addresses) {
         let pattern = Pattern::new(a, b, c, d).python()?;
+        allocated("a weight", address, align_of::<T>())?;
         // SAFETY: the caller's word; a pattern has at least one element.
         let weights = unsafe { slice::<T>(address, pattern.nnz()) };
         factors.push(Factor::new(pattern, weights.to_vec()).python()?);
     }
     let chain = Chain::new(factors).python()?;
     Ok(if adjoint { chain.adjoint() } else { chain })
+}
+
+/// Refuses an address that cannot be one: of a tensor whose storage was given up, as some ways of sharding do, or between numbers.
+fn allocated(what: &str, address: usize, alignment: usize) -> PyResult<()> {
+    if address == 0 {
+        return Err(PyValueError::new_err(format!(
+            "{what}: expected numbers in memory, found a tensor without storage"
+        )));
+    }
+    if !address.is_multiple_of(alignment) {
+        return Err(PyValueError::new_err(format!(
+            "{what}: expected an address that is a multiple of {alignment} bytes, found {address:#x}"
+        )));
+    }
+    Ok(())
 }
 
 /// A copy of the bias at an address, if that is not 0.
@@ -55,10 +71,6 @@ pub(crate) unsafe fn bias_at<T: Packed>(address: usize, rows: usize) -> Option<V
 ///
 /// There are `len` of them, aligned, alive and unchanged as long as the result is used.
 unsafe fn slice<'a, T>(address: usize, len: usize) -> &'a [T] {
-    if len == 0 {
-        // An empty tensor has no address.
-        return &[];
-    }
     // SAFETY: the caller's word.
     unsafe { std::slice::from_raw_parts(address as *const T, len) }
 }
@@ -94,12 +106,16 @@ pub(crate) fn pack_at(
 #[pyfunction]
 #[pyo3(signature = (operator, x, y, n))]
 pub(crate) fn apply_at(py: Python<'_>, operator: &Operator, x: usize, y: usize, n: usize) -> PyResult<()> {
+    if n == 0 {
+        return Ok(());
+    }
     with_dtype!(operator.dtype, T => {
+        allocated("x", x, align_of::<T>())?;
+        allocated("y", y, align_of::<T>())?;
         // SAFETY: the Python package passes addresses of contiguous tensors of `n` vectors each, which it keeps alive.
         let from = unsafe { slice::<T>(x, n * operator.patterns.cols()) };
-        let len = n * operator.patterns.rows();
         // SAFETY: as above; `y` was allocated for this call, so nobody else names it.
-        let to = if len == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(y as *mut T, len) } };
+        let to = unsafe { std::slice::from_raw_parts_mut(y as *mut T, n * operator.patterns.rows()) };
         py.detach(|| operator.multiply(from, to, n, Layout::BatchFirst)).python()
     })
 }

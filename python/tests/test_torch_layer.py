@@ -101,6 +101,25 @@ def test_wrong_arguments_name_what_was_expected_and_found():
         KSLinear(64, 96, "monarch:8,4", patterns="monarch:8,4")
 
 
+def test_tensors_without_storage_or_alignment_are_refused():
+    layer = layer_of()
+    weight = layer.factors[0]
+    size = weight.untyped_storage().nbytes()
+    weight.untyped_storage().resize_(0)
+    x = torch.randn(3, 64)
+    for context in (torch.no_grad, torch.enable_grad):
+        with context(), pytest.raises((ValueError, RuntimeError), match="storage|allocated"):
+            layer(x)
+    weight.untyped_storage().resize_(size)
+    with torch.no_grad():
+        layer.reset_parameters()
+    close(layer(x), expected(layer, x), layer)
+    odd = torch.frombuffer(bytearray(1 + 4 * 64), dtype=torch.float32, count=64, offset=1)
+    assert odd.data_ptr() % 4 == 1
+    with torch.no_grad(), pytest.raises(ValueError, match="multiple of 4 bytes"):
+        layer(odd)
+
+
 def test_ways_to_name_a_chain():
     given = ks.Chain.random(CHAINS["monarch"], np.float64)
     layers = [KSLinear(64, 96, c) for c in ("monarch:8,4", CHAINS["monarch"], given.patterns, "(1,8,4,12)(4,12,16,1)")]
