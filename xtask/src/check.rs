@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{licences, repository, tidy};
+use crate::{licences, python, repository, tidy};
 
 /// What a phase does.
 enum Work {
@@ -14,7 +14,7 @@ enum Work {
 }
 
 // Only libraries are documented: the command and the library share a name, and their pages would overwrite each other.
-const PHASES: [(&str, Work); 6] = [
+const PHASES: [(&str, Work); 7] = [
     ("format", Work::Cargo(&["fmt", "--all", "--check"], None)),
     ("clippy", Work::Cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], None)),
     (
@@ -24,6 +24,7 @@ const PHASES: [(&str, Work); 6] = [
     ("tests", Work::Cargo(&["test", "--workspace", "--locked"], None)),
     ("tidy", Work::Call(tidy::run)),
     ("licences", Work::Call(licences::run)),
+    ("python", Work::Call(python::run)),
 ];
 
 /// Runs all phases and prints the time of each.

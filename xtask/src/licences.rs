@@ -47,26 +47,39 @@ struct Package {
     source: Option<String>,
 }
 
-/// Checks all packages of the workspace, for every target; the error lists all findings.
+/// Checks all packages of the workspace and of the Python package's, for every target; the error lists all findings.
 pub(crate) fn run() -> Result<String, String> {
     let deny = repository::root().join("deny.toml");
     let policy = fs::read_to_string(&deny).map_err(|e| format!("deny.toml: {e}"))?;
     let policy: Policy = toml::from_str(&policy).map_err(|e| format!("deny.toml: {e}"))?;
+    let mut packages: Vec<Package> = Vec::new();
+    for manifest in ["Cargo.toml", "python/Cargo.toml"] {
+        for package in metadata(manifest)?.packages {
+            if !packages.iter().any(|known| known.name == package.name && known.version == package.version) {
+                packages.push(package);
+            }
+        }
+    }
+    let findings = check(&policy, &packages)?;
+    match findings.len() {
+        0 => Ok(format!("licences: {} packages", packages.len())),
+        count => Err(format!("{}\nlicences: {count} findings", findings.join("\n"))),
+    }
+}
+
+/// The packages of the workspace whose manifest this is.
+fn metadata(manifest: &str) -> Result<Metadata, String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--quiet"])
+        .args(["metadata", "--format-version", "1", "--locked", "--quiet", "--manifest-path", manifest])
         .current_dir(repository::root())
         .output()
         .map_err(|e| format!("cannot run cargo metadata: {e}"))?;
     if !output.status.success() {
-        return Err(format!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("cargo metadata of {manifest} failed: {}", why.trim()));
     }
-    let metadata: Metadata = serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))?;
-    let findings = check(&policy, &metadata.packages)?;
-    match findings.len() {
-        0 => Ok(format!("licences: {} packages", metadata.packages.len())),
-        count => Err(format!("{}\nlicences: {count} findings", findings.join("\n"))),
-    }
+    serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata of {manifest}: {e}"))
 }
 
 fn check(policy: &Policy, packages: &[Package]) -> Result<Vec<String>, String> {

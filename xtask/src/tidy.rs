@@ -7,15 +7,17 @@ use crate::rust::{self, Token};
 
 /// Files of code may not be longer.
 const LONGEST: usize = 450;
-/// The only places with unsafe code: SIMD kernels, the GPU engine and its tests (raw device addresses), memory maps, and the
-/// allocator that counts a fuzz target's memory.
-const UNSAFE: [&str; 6] = [
+/// The only places with unsafe code: SIMD kernels, the GPU engine and its tests (raw device addresses), memory maps, the
+/// allocator that counts a fuzz target's memory, and PyTorch's tensors by address.
+const UNSAFE: [&str; 8] = [
     "crates/kronsparse/src/cpu/",
     "crates/kronsparse/src/cuda/",
     "crates/kronsparse/tests/cuda/",
     "crates/kronsparse/tests/cuda_vendor.rs",
     "crates/kronsparse/src/io/",
     "fuzz/src/memory.rs",
+    "python/src/address.rs",
+    "python/src/cuda.rs",
 ];
 /// The stages that know of no engine.
 const PURE: [&str; 2] = ["crates/kronsparse/src/pattern/", "crates/kronsparse/src/plan/"];
@@ -55,8 +57,8 @@ pub(crate) fn check(file: &File) -> Vec<Finding> {
     if is_code(file) && lines > LONGEST {
         add(LONGEST + 1, format!("{lines} lines: above {LONGEST} a file has probably two topics"));
     }
-    // The lock file is written by cargo and names its registry.
-    if file.path != "Cargo.lock" {
+    // Lock files are written by cargo and name its registry.
+    if !matches!(file.path.as_str(), "Cargo.lock" | "python/Cargo.lock") {
         for (at, line) in file.text.lines().enumerate() {
             textual(line).into_iter().for_each(|what| add(at + 1, what));
         }

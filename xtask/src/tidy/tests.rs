@@ -104,4 +104,6 @@ fn machines_and_registries() {
         none("a.md", &fine.concat());
     }
     none("Cargo.lock", &["crates", ".io"].concat());
+    none("python/Cargo.lock", &["crates", ".io"].concat());
+    one("other/Cargo.lock", &["crates", ".io"].concat(), "registry");
 }

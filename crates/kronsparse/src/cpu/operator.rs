@@ -10,6 +10,9 @@ use super::simd::Isa;
 use crate::plan::{Activation, Algorithm, Layout, Problem, Tile};
 use crate::{Chain, ChainPattern, Error, Result, Scalar};
 
+/// Fewer floating-point operations than this per thread, some ten microseconds of work, are not worth waking one up.
+const WORK_PER_THREAD: f64 = (1 << 20) as f64;
+
 /// How an [`Operator`] multiplies. Every field has a default.
 #[derive(Clone, Debug)]
 pub struct Options<T> {
@@ -121,7 +124,7 @@ impl<T: Scalar> Operator<T> {
             Engine::Fused(chain) => {
                 let tile = self.tile(n, layout);
                 let work = Work::<T>::items_of(chain, &tile);
-                self.workers(work) * chain.scratch(&tile).bytes::<T::Real>()
+                self.workers(work, n) * chain.scratch(&tile).bytes::<T::Real>()
             }
             Engine::Classic(chain) => chain.scratch(n, Self::converts()).saturating_mul(size_of::<T::Compute>()),
         }
@@ -153,7 +156,7 @@ impl<T: Scalar> Operator<T> {
                 let x = View { data: x.as_ptr().cast_mut(), n, features: self.cols(), layout, stream: false };
                 let y = View { data: y.as_mut_ptr(), n, features: self.rows(), layout, stream: tile.stream };
                 let work = Work::new(chain, &tile, x, y);
-                let workers = self.workers(work.items());
+                let workers = self.workers(work.items(), n);
                 let bytes = chain.scratch(&tile).bytes::<T::Real>();
                 let buffers = scratch.numbers::<T::Real>(workers * bytes);
                 let mut buffers = buffers.chunks_exact_mut((bytes / size_of::<T::Real>()).max(1));
@@ -203,8 +206,10 @@ impl<T: Scalar> Operator<T> {
         if self.threads == 0 { rayon::current_num_threads() } else { self.threads }
     }
 
-    fn workers(&self, items: usize) -> usize {
-        self.threads().min(items).max(1)
+    /// How many threads share so many items of `n` vectors.
+    fn workers(&self, items: usize, n: usize) -> usize {
+        let worthwhile = self.pattern.flops(n) / WORK_PER_THREAD;
+        self.threads().min(items).min(worthwhile as usize).max(1)
     }
 
     fn is_narrow(n: usize) -> bool {

@@ -1,0 +1,120 @@
+"""The custom operation ``torch.ops.kronsparse.apply``: kernels, shapes for compilers, gradients.
+
+Defined by ``torch.library.Library`` rather than the decorator ``custom_op``, whose wrapper costs several microseconds a
+call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._engine import apply_cpu, apply_cuda, check
+
+_library = torch.library.Library("kronsparse", "DEF")
+_library.define(
+    "apply(Tensor x, Tensor[] weights, Tensor? bias, bool adjoint, bool cache) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.impl("apply", apply_cpu, "CPU")
+_library.impl("apply", apply_cuda, "CUDA")
+
+#: ``apply(x, weights, bias, adjoint, cache)``: ``x @ W.T + bias``, or ``x @ W.conj() + bias`` with the conjugate
+#: transpose of the chain; weights left to right. ``cache`` allows packed weights to be kept for later calls.
+apply = torch.ops.kronsparse.apply.default
+
+
+def _fake(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+    rows, _ = check(x, weights, bias, adjoint)
+    return x.new_empty((*x.shape[:-1], rows))
+
+
+torch.library.register_fake("kronsparse::apply", _fake, lib=_library)
+
+
+class _Apply(torch.autograd.Function):
+    """The operation with gradients recorded. ``torch.library.register_autograd`` would do the same, but it flattens and
+    rebuilds trees of arguments at every call, which takes longer than a small multiplication."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, keys: Any, adjoint: bool, cache: bool, x: Tensor, bias: Tensor | None, *weights: Tensor
+    ) -> Tensor:
+        ctx.adjoint, ctx.cache = adjoint, cache
+        ctx.save_for_backward(x, *weights)
+        return _below(keys, x, weights, bias, adjoint, cache)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        x, *weights = ctx.saved_tensors
+        wants_x, wants_bias, *wants_weights = ctx.needs_input_grad[3:]
+        bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if wants_bias else None
+        if any(wants_weights):
+            back, found = _backward(ctx, gradient, x, weights, wants_x, wants_weights)
+        else:
+            back = apply(gradient, weights, None, not ctx.adjoint, ctx.cache) if wants_x else None
+            found = [None] * len(weights)
+        return None, None, None, back, bias, *found
+
+
+def _below(keys: Any, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        return apply.redispatch(keys & torch._C._after_autograd_keyset, x, list(weights), bias, adjoint, cache)
+
+
+def _autograd(keys: Any, x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+    if torch.is_grad_enabled() and needs_gradient(x, weights, bias):
+        return _Apply.apply(keys, adjoint, cache, x, bias, *weights)
+    return _below(keys, x, weights, bias, adjoint, cache)
+
+
+def needs_gradient(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> bool:
+    """Whether any of the tensors asks for a gradient."""
+    if x.requires_grad or (bias is not None and bias.requires_grad):
+        return True
+    return any(weight.requires_grad for weight in weights)
+
+
+_library.impl("apply", _autograd, "Autograd", with_keyset=True)
+
+
+def _backward(
+    ctx: Any, gradient: Tensor, x: Tensor, weights: list[Tensor], wants_x: bool, wants_weights: list[bool]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients of ``x`` and of the weights, of which at least one is wanted."""
+    # In the order of application. What passes between factors is computed again rather than kept.
+    order = list(range(len(weights)))
+    if not ctx.adjoint:
+        order.reverse()
+    wanted = [place for place, at in enumerate(order) if wants_weights[at]]
+    first, last = wanted[0], wanted[-1]
+    inputs = [x]
+    for at in order[:last]:
+        inputs.append(apply(inputs[-1], [weights[at]], None, ctx.adjoint, ctx.cache))
+    found: list[Tensor | None] = [None] * len(weights)
+    for place in range(len(order) - 1, -1, -1):
+        at = order[place]
+        if wants_weights[at]:
+            outer, inner = (inputs[place], gradient) if ctx.adjoint else (gradient, inputs[place])
+            found[at] = weight_gradient(outer, inner, weights[at].shape)
+        if place == first:
+            # No other weight asks for it: the rest of the way in one pass.
+            rest = [weights[at] for at in sorted(order[: place + 1])]
+            gradient = apply(gradient, rest, None, not ctx.adjoint, ctx.cache) if wants_x else gradient
+            break
+        gradient = apply(gradient, [weights[at]], None, not ctx.adjoint, ctx.cache)
+    return gradient if wants_x else None, found
+
+
+def weight_gradient(outer: Tensor, inner: Tensor, shape: Sequence[int]) -> Tensor:
+    """``Σ_n outer[n, i, o, j] · conj(inner[n, i, l, j])`` as ``(a, b, c, d)``, by PyTorch's batched product: the
+    engines have no kernel for it yet."""
+    a, b, c, d = shape
+    left = outer.reshape(-1, a, b, d).permute(1, 3, 2, 0).reshape(a * d, b, -1)
+    right = inner.reshape(-1, a, c, d).permute(1, 3, 0, 2).reshape(a * d, -1, c)
+    if right.is_complex():
+        right = right.conj()
+    return torch.bmm(left, right).reshape(a, d, b, c).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,156 @@
+//! Multiplication on memory that others own, given by address: what PyTorch's tensors need, without linking to PyTorch.
+//!
+//! The functions are for `kronsparse.torch` alone, which looks at shape, dtype, device and strides before it calls them.
+
+use kronsparse::{Chain, Factor, Layout, Pattern};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::dtype::{self, with_dtype};
+use crate::error::IntoPython;
+use crate::operator::{Operator, Packed};
+
+/// Four numbers, the shape of a factor's weights.
+pub(crate) type Shape = (usize, usize, usize, usize);
+
+/// So many numbers of each array are looked at by [`same_at`].
+const SAMPLES: usize = 64;
+
+/// A copy of the chain whose weights lie at these addresses, in C order; its conjugate transpose if `adjoint`.
+///
+/// # Safety
+///
+/// Each address is that of `a·b·c·d` numbers of type `T` in C order, aligned, and nobody writes there meanwhile.
+pub(crate) unsafe fn chain_at<T: Packed>(shapes: &[Shape], addresses: &[usize], adjoint: bool) -> PyResult<Chain<T>> {
+    if shapes.len() != addresses.len() {
+        let (expected, found) = (shapes.len(), addresses.len());
+        return Err(PyValueError::new_err(format!(
+            "addresses: expected one for each of {expected} factors, found {found}"
+        )));
+    }
+    let mut factors = Vec::with_capacity(shapes.len());
+    for (&(a, b, c, d), &address) in shapes.iter().zip(addresses) {
+        let pattern = Pattern::new(a, b, c, d).python()?;
+        allocated("a weight", address, align_of::<T>())?;
+        // SAFETY: the caller's word; a pattern has at least one element.
+        let weights = unsafe { slice::<T>(address, pattern.nnz()) };
+        factors.push(Factor::new(pattern, weights.to_vec()).python()?);
+    }
+    let chain = Chain::new(factors).python()?;
+    Ok(if adjoint { chain.adjoint() } else { chain })
+}
+
+/// Refuses an address that cannot be one: of a tensor whose storage was given up, as some ways of sharding do, or between numbers.
+fn allocated(what: &str, address: usize, alignment: usize) -> PyResult<()> {
+    if address == 0 {
+        return Err(PyValueError::new_err(format!(
+            "{what}: expected numbers in memory, found a tensor without storage"
+        )));
+    }
+    if !address.is_multiple_of(alignment) {
+        return Err(PyValueError::new_err(format!(
+            "{what}: expected an address that is a multiple of {alignment} bytes, found {address:#x}"
+        )));
+    }
+    Ok(())
+}
+
+/// A copy of the bias at an address, if that is not 0.
+///
+/// # Safety
+///
+/// As for [`chain_at`], for `rows` numbers.
+pub(crate) unsafe fn bias_at<T: Packed>(address: usize, rows: usize) -> Option<Vec<T>> {
+    // SAFETY: the caller's word.
+    (address != 0).then(|| unsafe { slice::<T>(address, rows) }.to_vec())
+}
+
+/// Numbers at an address.
+///
+/// # Safety
+///
+/// There are `len` of them, aligned, alive and unchanged as long as the result is used.
+unsafe fn slice<'a, T>(address: usize, len: usize) -> &'a [T] {
+    // SAFETY: the caller's word.
+    unsafe { std::slice::from_raw_parts(address as *const T, len) }
+}
+
+/// Packs the chain whose weights lie at these addresses (host memory, C order, contiguous); its conjugate transpose if
+/// `adjoint`. `bias` is an address or 0.
+#[pyfunction]
+#[pyo3(signature = (dtype, shapes, addresses, bias, adjoint, threads))]
+pub(crate) fn pack_at(
+    py: Python<'_>,
+    dtype: &str,
+    shapes: Vec<Shape>,
+    addresses: Vec<usize>,
+    bias: usize,
+    adjoint: bool,
+    threads: usize,
+) -> PyResult<Operator> {
+    let dtype = dtype::of_name(dtype)?;
+    with_dtype!(dtype, T => py.detach(|| {
+        // SAFETY: the Python package passes addresses of contiguous tensors of these shapes, which it keeps alive.
+        let chain = unsafe { chain_at::<T>(&shapes, &addresses, adjoint) }?;
+        // SAFETY: as above; the length of the bias was compared with the rows.
+        let bias_values = unsafe { bias_at::<T>(bias, chain.rows()) };
+        let mut operator = Operator::pack(&chain, bias_values, kronsparse::Activation::None, threads).python()?;
+        operator.lengths = shapes.iter().map(|&(a, b, c, d)| a * b * c * d).collect();
+        // SAFETY: as above.
+        operator.fingerprint = unsafe { fingerprint(&operator, &addresses, bias) };
+        Ok(operator)
+    }))
+}
+
+/// Multiplies `n` vectors that lie at `x` one after the other into `y`, releasing the interpreter's lock.
+#[pyfunction]
+#[pyo3(signature = (operator, x, y, n))]
+pub(crate) fn apply_at(py: Python<'_>, operator: &Operator, x: usize, y: usize, n: usize) -> PyResult<()> {
+    if n == 0 {
+        return Ok(());
+    }
+    with_dtype!(operator.dtype, T => {
+        allocated("x", x, align_of::<T>())?;
+        allocated("y", y, align_of::<T>())?;
+        // SAFETY: the Python package passes addresses of contiguous tensors of `n` vectors each, which it keeps alive.
+        let from = unsafe { slice::<T>(x, n * operator.patterns.cols()) };
+        // SAFETY: as above; `y` was allocated for this call, so nobody else names it.
+        let to = unsafe { std::slice::from_raw_parts_mut(y as *mut T, n * operator.patterns.rows()) };
+        py.detach(|| operator.multiply(from, to, n, Layout::BatchFirst)).python()
+    })
+}
+
+/// Whether a sample of the numbers at these addresses is what was packed: 64 of each factor and of the bias, spread evenly. Finds
+/// changes of whole arrays that PyTorch does not count (through `.data`), not those of single numbers.
+#[pyfunction]
+#[pyo3(signature = (operator, addresses, bias))]
+pub(crate) fn same_at(operator: &Operator, addresses: Vec<usize>, bias: usize) -> bool {
+    // SAFETY: the Python package passes the addresses of tensors as large as those that were packed.
+    addresses.len() == operator.lengths.len()
+        && operator.fingerprint == unsafe { fingerprint(operator, &addresses, bias) }
+}
+
+/// A hash of numbers spread over all arrays.
+///
+/// # Safety
+///
+/// The addresses are those of arrays like the ones that were packed.
+unsafe fn fingerprint(operator: &Operator, addresses: &[usize], bias: usize) -> u64 {
+    let size = operator.dtype.size();
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let arrays = addresses.iter().copied().zip(operator.lengths.iter().copied());
+    for (address, len) in arrays.chain((bias != 0).then_some((bias, operator.patterns.rows()))) {
+        // SAFETY: the caller's word; any bytes are bytes.
+        let bytes = unsafe { slice::<u8>(address, len * size) };
+        let taken = len.min(SAMPLES);
+        for k in 0..taken {
+            // Evenly, the last element included.
+            let at = if taken == len { k } else { (k as u128 * (len as u128 - 1) / (taken as u128 - 1)) as usize };
+            for half in bytes[at * size..][..size].chunks_exact(2) {
+                // FNV-1a, two bytes at a time.
+                hash = (hash ^ u64::from(u16::from_ne_bytes([half[0], half[1]]))).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    hash
+}

@@ -1,0 +1,257 @@
+"""CUDA tensors: the same numbers as on the CPU, on PyTorch's stream and device, in graphs, compiled, trained.
+
+Runs on a machine with an NVIDIA GPU; elsewhere each test says why it does not. KRONSPARSE_REQUIRE_GPU=1 makes that an
+error.
+"""
+
+import copy
+import gc
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import kronsparse as ks
+from chains import CHAINS
+from kronsparse.torch import KSLinear, clear_cache, explain, functional, set_cuda_training
+from torch import nn
+from torch_tools import FLOATS, dense, layer_of
+
+pytestmark = pytest.mark.cuda
+
+#: Relative Frobenius errors against float64 on the rounded inputs, per factor: those of the library's GPU tests.
+TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 3e-6, torch.float64: 1e-14}
+
+
+def error(found, expected):
+    found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
+    return ((found - expected).norm() / expected.norm().clamp_min(1e-300)).item()
+
+
+def agrees(layer, x):
+    weights = [w.detach().double().cpu() for w in layer.factors]
+    bias = None if layer.bias is None else layer.bias.detach().double().cpu()
+    expected = nn.functional.linear(x.detach().double().cpu(), dense(weights), bias)
+    with torch.no_grad():
+        found = layer(x)
+    assert found.is_cuda and found.dtype == x.dtype and found.shape == expected.shape
+    if expected.numel():
+        assert error(found, expected) < len(weights) * TOLERANCE[x.dtype]
+    return True
+
+
+def test_the_driver_is_found():
+    assert len(ks.cuda_devices()) >= 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_forward_is_that_of_linear(name, dtype):
+    layer = layer_of(name, device="cuda", dtype=dtype, bias=name != "three")
+    for shape in [(), (1,), (3,), (40,), (2, 3, 4), (0,), (300,)]:
+        assert agrees(layer, torch.randn(*shape, layer.in_features, device="cuda", dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_layers_of_transformers(dtype):
+    for rows, cols, chain in [
+        (1536, 384, "(1,768,192,2)(6,64,64,1)"),
+        (384, 1536, "(1,128,128,3)(6,64,256,1)"),
+        (4096, 4096, "(1,64,64,64)(64,64,64,1)"),
+    ]:
+        layer = KSLinear(cols, rows, chain, device="cuda", dtype=dtype)
+        for n in (1, 196, 1024):
+            assert agrees(layer, torch.randn(n, cols, device="cuda", dtype=dtype))
+    assert "H100" in explain(layer, 1024) or "sm_" in explain(layer, 1024)
+
+
+def test_inputs_of_any_strides_and_alignment():
+    layer = layer_of(device="cuda", dtype=torch.float16)
+    x = torch.randn(6, 5, 128, device="cuda", dtype=torch.float16)
+    for view in (x[..., ::2], x[::2, 1:, :64], x[:, :, :64].transpose(0, 1), x[0, 0, :64].expand(4, 64)):
+        assert agrees(layer, view)
+    # An address that is a multiple of 2 bytes only.
+    assert agrees(layer, torch.randn(1 + 7 * 64, device="cuda", dtype=torch.float16)[1:].view(7, 64))
+
+
+def test_complex_numbers_are_refused():
+    with pytest.raises(
+        TypeError, match="dtype on a GPU: expected float16, bfloat16, float32 or float64, found complex64"
+    ):
+        layer_of(device="cuda", dtype=torch.complex64)(torch.randn(3, 64, device="cuda", dtype=torch.complex64))
+
+
+def test_tensors_on_two_devices_are_refused():
+    with pytest.raises(ValueError, match=r"x: expected a tensor on cuda:0 like weights\[0\], found one on cpu"):
+        layer_of(device="cuda")(torch.randn(3, 64))
+    with pytest.raises(ValueError, match=r"x: expected a tensor on cpu like weights\[0\], found one on cuda:0"):
+        layer_of()(torch.randn(3, 64, device="cuda"))
+
+
+def test_changed_weights_are_noticed():
+    layer = layer_of(device="cuda")
+    x = torch.randn(9, 64, device="cuda")
+    assert agrees(layer, x)
+    with torch.no_grad():
+        layer.factors[0].mul_(2)
+        assert agrees(layer, x)
+        layer.bias.add_(1)
+        assert agrees(layer, x)
+        layer.load_state_dict(layer_of().state_dict())
+        assert agrees(layer, x)
+        # PyTorch does not count this one.
+        layer.factors[1].data.mul_(3)
+        layer.refresh()
+        assert agrees(layer, x)
+    assert agrees(layer.cpu().cuda(), x) and agrees(copy.deepcopy(layer), x)
+
+
+@pytest.fixture(params=["torch", "engine"])
+def way(request):
+    """Both ways of training on a GPU."""
+    set_cuda_training(request.param)
+    yield request.param
+    set_cuda_training("torch")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_training_step_is_that_of_linear(dtype, way):
+    layer = layer_of(device="cuda", dtype=dtype)
+    x = torch.randn(50, 64, device="cuda", dtype=dtype, requires_grad=True)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        wide = [p.detach().double().cpu().requires_grad_() for p in layer.parameters()]
+        wide_x = x.detach().double().cpu().requires_grad_()
+        layer(x).square().sum().backward()
+        nn.functional.linear(wide_x, dense(wide[:-1]), wide[-1]).square().sum().backward()
+        for mine, theirs in zip([x, *layer.parameters()], [wide_x, *wide]):
+            assert error(mine.grad, theirs.grad) < 10 * TOLERANCE[dtype]
+        optimizer.step()
+        optimizer.zero_grad()
+        x.grad = None
+
+
+def test_gradients_of_the_input_alone_are_the_engine_s():
+    layer = layer_of(device="cuda").requires_grad_(False)
+    x = torch.randn(50, 64, device="cuda", requires_grad=True)
+    layer(x).square().sum().backward()
+    wide = x.detach().double().cpu().requires_grad_()
+    weights = [w.double().cpu() for w in layer.factors]
+    nn.functional.linear(wide, dense(weights), layer.bias.double().cpu()).square().sum().backward()
+    assert error(x.grad, wide.grad) < 10 * TOLERANCE[torch.float32]
+
+
+def test_gradcheck(way):
+    x = torch.randn(3, 4, device="cuda", dtype=torch.float64, requires_grad=True)
+    weights = [
+        torch.randn(p, device="cuda", dtype=torch.float64, requires_grad=True) for p in [(1, 4, 2, 3), (2, 3, 2, 1)]
+    ]
+    call = lambda x, *w: functional.ks_linear(x, w)  # noqa: E731
+    assert torch.autograd.gradcheck(call, (x, *weights)) and torch.autograd.gradgradcheck(call, (x, *weights))
+
+
+def test_autocast(way):
+    layer = layer_of(device="cuda")
+    x = torch.randn(9, 64, device="cuda")
+    with torch.autocast("cuda", dtype=torch.float16):
+        y = layer(x)
+        with torch.no_grad():
+            assert error(layer(x), y) < 4 * TOLERANCE[torch.float16]
+            layer.factors[0].mul_(2)
+            assert error(layer(x) - layer.bias.half(), 2 * (y - layer.bias.half())) < 1e-2
+    assert y.dtype == torch.float16
+    y.float().sum().backward()
+    assert layer.factors[0].grad.dtype == torch.float32
+
+
+def test_other_streams_see_the_same_numbers():
+    layer = KSLinear(1024, 1024, "monarch:32,32", device="cuda")
+    inputs = [torch.randn(2000, 1024, device="cuda") for _ in range(8)]
+    with torch.no_grad():
+        expected = [layer(x) for x in inputs]
+        torch.cuda.synchronize()
+        streams = [torch.cuda.Stream() for _ in range(3)]
+        for _ in range(5):
+            found = []
+            for k, x in enumerate(inputs):
+                with torch.cuda.stream(streams[k % 3]):
+                    found.append(layer(x))
+            torch.cuda.synchronize()
+            for mine, theirs in zip(found, expected):
+                assert torch.equal(mine, theirs)
+
+
+def test_cuda_graphs():
+    layer = KSLinear(1024, 4096, "monarch:64,32", device="cuda", dtype=torch.float16).requires_grad_(False)
+    x = torch.randn(64, 1024, device="cuda", dtype=torch.float16)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            layer(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = layer(x)
+    for _ in range(3):
+        x.copy_(torch.randn_like(x))
+        graph.replay()
+        assert torch.equal(y, layer(x))
+    # The packed weights of the capture stay alive with the process.
+    before = y.clone()
+    layer.factors[0].mul_(0)
+    layer(x)
+    clear_cache()
+    gc.collect()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, before)
+
+
+def test_a_capture_without_a_first_run_is_refused():
+    # In a process of its own: a capture that fails leaves PyTorch's allocator in doubt.
+    import subprocess
+    import sys
+
+    program = """
+        import torch
+        from kronsparse.torch import KSLinear
+        layer = KSLinear(64, 64, "monarch:8,8", device="cuda").requires_grad_(False)
+        x = torch.randn(3, 64, device="cuda")
+        try:
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                layer(x)
+        except Exception as error:
+            while error is not None:
+                print(error)
+                error = error.__context__
+    """
+    import textwrap
+
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=300)
+    assert "run the layer once before" in out.stdout, out.stdout + out.stderr
+
+
+def test_compiled_models(way):
+    model = nn.Sequential(nn.LayerNorm(64), layer_of(), nn.GELU(), KSLinear(96, 64, "monarch:8,8")).cuda()
+    compiled = torch.compile(model, fullgraph=True)
+    x = torch.randn(5, 64, device="cuda", requires_grad=True)
+    y = compiled(x)
+    assert torch.allclose(y, model(x), atol=1e-4)
+    y.square().sum().backward()
+    found = model[1].factors[0].grad.clone()
+    model.zero_grad()
+    model(x).square().sum().backward()
+    assert torch.allclose(found, model[1].factors[0].grad, rtol=1e-3, atol=1e-4)
+    reduced = torch.compile(model, mode="reduce-overhead")
+    with torch.no_grad():
+        model(x)  # packs and compiles before anything is captured
+        for _ in range(4):
+            assert torch.allclose(reduced(x), model(x), atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_second_gpu():
+    layer = layer_of(device="cuda:1")
+    assert agrees(layer, torch.randn(9, 64, device="cuda:1"))
+    assert torch.cuda.current_device() == 0
