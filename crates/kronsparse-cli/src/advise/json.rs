@@ -41,6 +41,7 @@ fn question(options: &Options, target: &Target, source: Option<&Source>) -> Valu
             "flops_per_second_f32": c.flops_f32,
             "flops_per_second_f64": c.flops_f64,
             "bytes_per_second": c.memory_bytes,
+            "bytes_per_second_of_one_thread": c.memory_bytes_alone,
             "cache_bytes_per_second": c.cache_bytes,
             "calibration": source.map(|source| &source.origin),
             "calibration_remark": source.and_then(|source| source.remark.as_ref()),

@@ -9,6 +9,9 @@ use super::Source;
 use crate::output::{HEADING, grouped};
 use crate::table::{Align, render};
 
+/// So many chains are listed for each number of vectors; JSON has all.
+const SHOWN: usize = 8;
+
 /// The answer for one shape.
 pub(super) fn report(advice: &Advice, kind: Kind, source: Option<&Source>, notes: &[String]) -> String {
     let [rows, cols] = advice.shape();
@@ -64,10 +67,11 @@ fn heading(text: &mut String, options: &Options, target: &Target, source: Option
         Target::Cpu(c) => {
             let rate = |rate: u64| format::significant(rate as f64 / 1e9);
             let ceilings = format!(
-                "{} GFLOP/s in f32, {} in f64, {} GB/s from memory, {} from the cores' caches",
+                "{} GFLOP/s in f32, {} in f64; {} GB/s from memory ({} by one thread), {} within the caches",
                 rate(c.flops_f32),
                 rate(c.flops_f64),
                 rate(c.memory_bytes),
+                rate(c.memory_bytes_alone),
                 rate(c.cache_bytes)
             );
             ("a roofline of measured ceilings".into(), Some(ceilings))
@@ -125,7 +129,8 @@ fn costs(advice: &Advice, at: usize) -> String {
     let objective = advice.options().objective;
     let ways = || std::iter::once(advice.dense()).chain(advice.chains());
     let measured = ways().any(|way| way.measured[at].is_some());
-    let joules = ways().any(|way| way.costs[at].joules.is_ok() || way.measured[at].is_some_and(|m| m.joules.is_some()));
+    let joules =
+        objective == Objective::Energy || ways().any(|way| way.measured[at].is_some_and(|m| m.joules.is_some()));
     let score = |way: &Way| match (objective, way.measured[at]) {
         (Objective::Memory, _) => way.costs[at].memory.bytes(),
         (Objective::Energy, Some(figures)) => figures.joules.unwrap_or(f64::INFINITY),
@@ -137,6 +142,11 @@ fn costs(advice: &Advice, at: usize) -> String {
     // What was measured comes first: an estimate and a measurement do not compare.
     let unmeasured = |way: &Way| measured && objective != Objective::Memory && way.measured[at].is_none();
     order.sort_by(|x, y| unmeasured(x).cmp(&unmeasured(y)).then(score(x).total_cmp(&score(y))));
+    let mut chains = 0;
+    order.retain(|way| {
+        chains += usize::from(way.chain != advice.dense().chain);
+        chains <= SHOWN || way.chain == advice.dense().chain || way.measured[at].is_some()
+    });
     let none = || "–".to_owned();
     let energy = |joules: f64| format!("{} mJ", format::significant(1e3 * joules));
     let rows: Vec<Vec<String>> = order
@@ -158,12 +168,7 @@ fn costs(advice: &Advice, at: usize) -> String {
                 let counted = way.measured[at].and_then(|figures| figures.joules);
                 row.push(counted.or(estimate.as_ref().ok().copied()).map_or_else(none, energy));
             }
-            row.extend([
-                format!("{} GFLOP", format::significant(flops / 1e9)),
-                format::bytes(*bytes),
-                format::bytes(memory.bytes()),
-                how.clone(),
-            ]);
+            row.extend([work(*flops), format::bytes(*bytes), format::bytes(memory.bytes()), how.clone()]);
             row
         })
         .collect();
@@ -177,6 +182,15 @@ fn costs(advice: &Advice, at: usize) -> String {
     let rest = [("work", Align::Right), ("to move", Align::Right), ("held", Align::Right), ("how", Align::Left)];
     columns.extend(rest);
     render(&columns, &rows)
+}
+
+/// Operations with a unit that suits their number.
+fn work(flops: f64) -> String {
+    let (size, unit) = [(1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")]
+        .into_iter()
+        .find(|(size, _)| flops >= *size)
+        .unwrap_or((1.0, "FLOP"));
+    format!("{} {unit}", format::significant(flops / size))
 }
 
 /// The answer for a model.

@@ -1,4 +1,5 @@
-//! What this machine's CPU can do, measured in about a second and kept in the cache folder for the next time.
+//! What this machine's CPU can do, measured in a few seconds and kept in the cache folder for the next time. Every figure is the
+//! best of several runs, but on a machine that is busy throughout it is too low: measure on a quiet one.
 //!
 //! The file is one JSON document with a checksum over everything else in it, named by what it was measured on. Reading checks
 //! size, form, checksum, machine and plausibility; what does not pass is an error with a sentence, and
@@ -82,6 +83,8 @@ pub struct Calibration {
     pub flops_f64: u64,
     /// Bytes of a large copy, read and written ones: [`copy_bandwidth`].
     pub memory_bytes: u64,
+    /// The same by one thread alone.
+    pub memory_bytes_alone: u64,
     /// Bytes of a copy within the cache that each core has for itself.
     pub cache_bytes: u64,
 }
@@ -106,11 +109,21 @@ pub enum Origin {
 }
 
 impl Calibration {
-    /// With given rates: for a description of a machine that is not at hand. Errors: a rate that no machine has.
-    pub fn new(machine: CpuDescription, flops: [u64; 2], memory_bytes: u64, cache_bytes: u64) -> Result<Calibration> {
-        let [flops_f32, flops_f64] = flops;
+    /// With given rates, for a description of a machine that is not at hand: operations in `f32` and `f64`; bytes from memory by
+    /// all threads and by one; bytes within the caches. Errors: a rate that no machine has.
+    pub fn new(machine: CpuDescription, flops: [u64; 2], memory: [u64; 2], cache_bytes: u64) -> Result<Calibration> {
+        let ([flops_f32, flops_f64], [memory_bytes, memory_bytes_alone]) = (flops, memory);
         let (format, version) = (FORMAT.into(), VERSION);
-        let made = Calibration { format, version, machine, flops_f32, flops_f64, memory_bytes, cache_bytes };
+        let made = Calibration {
+            format,
+            version,
+            machine,
+            flops_f32,
+            flops_f64,
+            memory_bytes,
+            memory_bytes_alone,
+            cache_bytes,
+        };
         match made.implausible() {
             None => Ok(made),
             Some(why) => Err(Error::Unsupported { what: "a calibration".into(), why }),
@@ -121,10 +134,16 @@ impl Calibration {
     pub fn measure(seconds: f64) -> Result<Calibration> {
         let machine = CpuDescription::detect();
         let flops = [DType::F32, DType::F64].map(|dtype| peak_flops(dtype, 0.3 * seconds) as u64);
-        let memory = copy_bandwidth(2 * Evictor::new().bytes(), 0.2 * seconds);
+        let large = 2 * Evictor::new().bytes();
+        let memory = copy_bandwidth(large, 0.2 * seconds);
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| Error::Unsupported {
+            what: "a calibration".into(),
+            why: format!("a thread cannot be started: {error}"),
+        })?;
+        let alone = alone.install(|| copy_bandwidth(large, 0.2 * seconds));
         // Source and target together take half of the core's cache.
         let cache = cache_bandwidth(machine.core_cache / 4, 0.1 * seconds);
-        Calibration::new(machine, flops, memory as u64, cache as u64)
+        Calibration::new(machine, flops, [memory, alone].map(|rate| rate as u64), cache as u64)
     }
 
     /// The calibration of this machine from the cache folder of the library (see [`cuda::cache::folder`]); where there is
@@ -215,11 +234,12 @@ impl Calibration {
 
     /// What is wrong with the numbers, if something is.
     fn implausible(&self) -> Option<String> {
-        let Calibration { flops_f32, flops_f64, memory_bytes, cache_bytes, .. } = *self;
+        let Calibration { flops_f32, flops_f64, memory_bytes, memory_bytes_alone, cache_bytes, .. } = *self;
         let rates = [
             ("f32 operations", flops_f32),
             ("f64 operations", flops_f64),
             ("bytes of memory", memory_bytes),
+            ("bytes of memory by one thread", memory_bytes_alone),
             ("bytes of cache", cache_bytes),
         ];
         let CpuDescription { threads, vector_bytes, core_cache, .. } = self.machine;
@@ -239,22 +259,24 @@ fn in_one_line(text: &str) -> String {
 }
 
 /// Bytes per second, read and written, of copying `bytes` bytes within each thread's own cache; the sum over all threads,
-/// each at its median over about `seconds`.
+/// each at its best within about `seconds`.
 fn cache_bandwidth(bytes: usize, seconds: f64) -> f64 {
     let rate = |_: rayon::BroadcastContext<'_>| {
         let source: Vec<u64> = (0..(bytes / 8).max(1) as u64).collect();
         let mut target = vec![0u64; source.len()];
-        let (whole, mut times) = (Stopwatch::start(), Vec::new());
-        while times.len() < 16 || whole.seconds() < seconds {
+        let (whole, mut best) = (Stopwatch::start(), f64::INFINITY);
+        for run in 0.. {
             let watch = Stopwatch::start();
             for _ in 0..8 {
                 target.copy_from_slice(std::hint::black_box(&source));
                 std::hint::black_box(&mut target);
             }
-            times.push(watch.seconds());
+            best = best.min(watch.seconds());
+            if run >= 16 && whole.seconds() > seconds {
+                break;
+            }
         }
-        let median = crate::measure::median(&times).unwrap_or(f64::INFINITY);
-        8.0 * 16.0 * source.len() as f64 / median.max(1e-9)
+        8.0 * 16.0 * source.len() as f64 / best.max(1e-9)
     };
     rayon::broadcast(rate).into_iter().sum()
 }

@@ -1,9 +1,9 @@
 //! Joules of a multiplication on an H100, estimated: seconds of every step times the power that its kind of kernel drew.
 //!
-//! Basis: the 36 rows of `record/2026-11-22-h100` with an energy (`energy` and `chains_energy`: f16 and f32, batch-first,
+//! Basis: the 37 rows of `record/2026-11-22-h100` with an energy (`energy` and `chains_energy`: f16 and f32, batch-first,
 //! n = 25088, calls of 40 µs to 1.7 ms, NVML's counter over 0.4 s of repeated calls, idle power of 113 to 122 W included). Their
-//! joules over their seconds, in watts, least, median and most: kernels of this project 600, 699, 848; permute-bmm 552, 614,
-//! 694; dense 709, 810, 910. With the medians the energy is within 0.8 and 1.3 times the measured one in all rows; a test of the
+//! joules over their seconds, in watts, least, median and most: kernels of this project 600, 713, 848; permute-bmm 552, 617,
+//! 694; dense 709, 810, 910. With the medians the energy is within 0.84 and 1.19 times the measured one in all rows; a test of the
 //! bench crate repeats this. Bytes and operations as further terms of a fit did not bring it closer.
 //!
 //! Nothing is known of other GPUs, of calls shorter than those (a GPU that waits draws less), or of f64 and TF32: for these there
@@ -14,9 +14,9 @@ use crate::plan::Algorithm;
 use crate::plan::gpu::{Choice, Precision, StepWay};
 
 /// Watts while a kernel of this project runs.
-pub const KERNEL: f64 = 699.0;
+pub const KERNEL: f64 = 713.0;
 /// Watts of permute-bmm.
-pub const PERMUTE_BMM: f64 = 614.0;
+pub const PERMUTE_BMM: f64 = 617.0;
 /// Watts of a dense product, and of strided ones, which are the same library's.
 pub const DENSE: f64 = 810.0;
 /// The shortest call whose energy was measured, in seconds.

@@ -271,7 +271,7 @@ pub fn advise(
         let costs = cases.iter().map(|case| target.chain(&chain, case)).collect::<Result<_>>()?;
         Way::new(chain, costs)
     });
-    let chains = shortlist::undominated(ways.collect::<Result<Vec<Way>>>()?);
+    let chains = shortlist::undominated(ways.collect::<Result<Vec<Way>>>()?, options.objective);
     let (options, target) = (options.clone(), target.clone());
     let pending = Verdict::pending();
     let mut advice = Advice {
@@ -328,7 +328,7 @@ impl Advice {
     pub fn dense(&self) -> &Way {
         &self.dense
     }
-    /// The best chains, the one that is best for all numbers of vectors together first.
+    /// The best chains, by the geometric mean of their estimates over all numbers of vectors, the best first.
     pub fn chains(&self) -> &[Way] {
         &self.chains
     }

@@ -14,7 +14,7 @@ use crate::{ChainPattern, Error, Pattern, Result};
 /// A chain that is said to use a budget uses at least this share of it.
 const USES: f64 = 0.9;
 /// Longer chains split rows, and columns, in steps of which none is so many times another.
-const UNEVEN: usize = 8;
+const UNEVEN: usize = 16;
 /// So many ranks of one pair of splits are all looked at; of more, only round ones and the ends.
 const ALL_RANKS: usize = 8;
 /// Sizes above are refused: no linear layer has them, and their divisors would be looked for one by one.
@@ -118,10 +118,11 @@ impl Search {
     /// budget, and
     ///
     /// * with one factor, where [`Search::partial`] asks for it: every pattern of this size with `a·d > 1`;
+    /// * with more factors: none that only copies (`c = 1`) or only adds up (`b = 1`), but for low rank of rank 1;
     /// * with two factors: every cut into blocks; of the ranks that fit the budget all, if there are at most eight, otherwise the
     ///   smallest, the largest, those of the form `2^k` and `3·2^k`, and the largest multiples of 8, 16 and 64;
     /// * with three and four factors: one rank for all pairs, chosen in the same way, and steps `d_{ℓ-1}/d_ℓ` of which none is
-    ///   more than eight times another, likewise `a_{ℓ+1}/a_ℓ`.
+    ///   more than sixteen times another, likewise `a_{ℓ+1}/a_ℓ`.
     ///
     /// Errors: a size of 0 or above 2³², more factors than four, and where nothing fits a sentence that says why.
     pub fn chains(&self, rows: usize, cols: usize) -> Result<Vec<ChainPattern>> {
@@ -264,7 +265,11 @@ impl Space {
             low
         };
         let most = up_to(&|rank| parameters(rank) <= self.most);
-        let least = up_to(&|rank| parameters(rank) < self.least) + 1;
+        let mut least = up_to(&|rank| parameters(rank) < self.least) + 1;
+        // With rank 1 the outer factors would only copy (c_1 = 1) or only add up (b_L = 1).
+        if (a[1] == 1 || d[count - 1] == 1) && !(count == 2 && a[1] * d[1] == 1) {
+            least = least.max(2);
+        }
         for rank in round_ranks(least, most) {
             let patterns = (0..count).map(|at| {
                 let (before, behind) = (if at == 0 { 1 } else { rank }, if at + 1 == count { 1 } else { rank });

@@ -1,6 +1,8 @@
 //! From thousands of chains to the few that are estimated in full: the best of every family, size and number of vectors, and
 //! none that another one beats in parameters, ranks and time at once.
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
 use super::ranks::rank_bound;
@@ -25,6 +27,14 @@ struct Entry {
     size: usize,
     /// One for each number of vectors, in the order of the cases.
     scores: Vec<f64>,
+}
+
+impl Entry {
+    /// By score, of equal ones the one with fewer factors first.
+    fn compare(&self, other: &Entry, at: usize) -> Ordering {
+        let by_score = self.scores[at].total_cmp(&other.scores[at]);
+        by_score.then(self.chain.patterns().len().cmp(&other.chain.patterns().len()))
+    }
 }
 
 /// The chains to estimate in full.
@@ -56,7 +66,7 @@ pub(super) fn pick(
     for (at, kind, size) in groups(cases.len()) {
         let mut group: Vec<usize> =
             (0..entries.len()).filter(|&e| entries[e].kind == kind && entries[e].size == size).collect();
-        let by_score = |x: &usize, y: &usize| entries[*x].scores[at].total_cmp(&entries[*y].scores[at]);
+        let by_score = |x: &usize, y: &usize| entries[*x].compare(&entries[*y], at);
         if group.len() > POOL {
             group.select_nth_unstable_by(POOL - 1, by_score);
             group.truncate(POOL);
@@ -75,7 +85,7 @@ pub(super) fn pick(
     let mut picked = vec![false; pool.len()];
     for at in 0..cases.len() {
         let mut order: Vec<usize> = (0..pool.len()).collect();
-        order.sort_by(|&x, &y| pool[x].scores[at].total_cmp(&pool[y].scores[at]));
+        order.sort_by(|&x, &y| pool[x].compare(&pool[y], at));
         for size in 0..SIZES {
             let mut seen: Vec<Kind> = Vec::new();
             for (place, &entry) in order.iter().filter(|&&entry| pool[entry].size == size).enumerate() {
@@ -94,10 +104,16 @@ fn groups(cases: usize) -> impl Iterator<Item = (usize, Kind, usize)> {
     (0..cases).flat_map(move |at| kinds.into_iter().flat_map(move |kind| (0..SIZES).map(move |size| (at, kind, size))))
 }
 
-/// Drops the ways that another one beats in parameters, ranks and estimated time at once.
-pub(super) fn undominated(ways: Vec<Way>) -> Vec<Way> {
+/// Drops the ways that another one beats in parameters, ranks and estimated time at once, and puts the rest in order: the least
+/// geometric mean of the estimates first, of equal ones the one with fewer factors.
+pub(super) fn undominated(ways: Vec<Way>, objective: Objective) -> Vec<Way> {
     let kept = keep(&ways.iter().map(Compared::of_way).collect::<Vec<_>>());
-    ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect()
+    let mut ways: Vec<Way> = ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect();
+    // Where an estimate of energy is missing, time stands for it.
+    let cost = |way: &Way, at: usize| way.estimate(at, objective).unwrap_or(way.costs[at].seconds);
+    let mean = |way: &Way| (0..way.costs.len()).map(|at| cost(way, at).ln()).sum::<f64>();
+    ways.sort_by(|x, y| mean(x).total_cmp(&mean(y)).then(x.splits.len().cmp(&y.splits.len())));
+    ways
 }
 
 /// What decides which of two chains of one shape is dropped.

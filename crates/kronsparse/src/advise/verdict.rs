@@ -102,7 +102,8 @@ fn verdict(
 ) -> Verdict {
     let known = || gains.iter().enumerate().filter_map(|(chain, gain)| Some((chain, (*gain)?)));
     let batch = at.map(|at| advice.options.batches[at]);
-    let Some((best, gain)) = known().max_by(|x, y| x.1.total_cmp(&y.1)) else {
+    // Of equal ones the first, which is the better one on the whole.
+    let Some((best, gain)) = known().reduce(|best, other| if other.1 > best.1 { other } else { best }) else {
         let sentence = "No chain has figures for all numbers of vectors.".into();
         return Verdict { batch, measured, sentence, ..Verdict::pending() };
     };

@@ -4,8 +4,13 @@ use super::*;
 
 /// Of this machine, with made-up rates.
 pub(in crate::advise) fn made_up() -> Calibration {
-    Calibration::new(CpuDescription::detect(), [200_000_000_000, 100_000_000_000], 30_000_000_000, 60_000_000_000)
-        .unwrap()
+    Calibration::new(
+        CpuDescription::detect(),
+        [200_000_000_000, 100_000_000_000],
+        [30_000_000_000, 20_000_000_000],
+        150_000_000_000,
+    )
+    .unwrap()
 }
 
 fn message(path: &Path) -> String {
@@ -74,8 +79,13 @@ fn a_foreign_file_is_refused_even_if_its_checksum_fits() {
     refused(&|c| c.flops_f64 = 0, "f64 operations per second, found 0");
     refused(&|c| c.cache_bytes = u64::MAX, "bytes of cache per second");
     assert!(
-        Calibration::new(CpuDescription { threads: 0, ..CpuDescription::detect() }, [1 << 30; 2], 1 << 30, 1 << 30)
-            .is_err()
+        Calibration::new(
+            CpuDescription { threads: 0, ..CpuDescription::detect() },
+            [1 << 30; 2],
+            [1 << 30; 2],
+            1 << 30
+        )
+        .is_err()
     );
 }
 

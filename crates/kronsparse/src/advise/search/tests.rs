@@ -43,13 +43,14 @@ fn wanted(patterns: &[Pattern], search: &Search, rows: usize, cols: usize) -> bo
     let dense = chain.product(0..patterns.len()).unwrap().shape() == [1, rows, cols, 1];
     let tight = patterns.windows(2).zip(&ranks).all(|(pair, &rank)| rank < pair[0].b() && rank < pair[1].c());
     let low_rank = patterns.len() == 2 && patterns.iter().all(|p| p.a() * p.d() == 1);
-    if !dense || !tight || (low_rank && !search.low_rank) {
+    let idle = !low_rank && patterns.iter().any(|p| p.b() == 1 || p.c() == 1);
+    if !dense || !tight || idle || (low_rank && !search.low_rank) {
         return false;
     }
     if patterns.len() == 2 {
         return true;
     }
-    let even = |steps: Vec<usize>| steps.iter().max().unwrap() <= &(8 * steps.iter().min().unwrap());
+    let even = |steps: Vec<usize>| steps.iter().max().unwrap() <= &(16 * steps.iter().min().unwrap());
     let rank = |at: usize| ranks.get(at).copied().unwrap_or(1);
     let b: Vec<usize> =
         patterns.iter().enumerate().map(|(at, p)| p.b() / if at == 0 { 1 } else { rank(at - 1) }).collect();
