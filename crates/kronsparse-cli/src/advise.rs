@@ -148,6 +148,8 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
     if args.top == 0 || !(args.seconds >= 0.0 && args.seconds <= 3600.0) {
         bail!("--top {} --seconds {}: expected at least one chain and 0 to 3600 seconds", args.top, args.seconds);
     }
+    // The energy of a GPU that is at hand is measured, whether there is an estimate or not.
+    let later = args.objective == Objective::Energy && args.measure && matches!(args.device, Device::Cuda(_));
     let options = Options {
         batches: args.batch.clone(),
         layout: args.layout,
@@ -157,7 +159,7 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
             low_rank: !args.no_low_rank,
             partial: args.partial,
         },
-        objective: args.objective,
+        objective: if later { Objective::Time } else { args.objective },
     };
     let (target, source) = target(args)?;
     match (&args.model, args.inputs, args.outputs, args.dtype) {
@@ -167,6 +169,7 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
             let mut advice = advise(outputs, inputs, kind.dtype, kind.precision(), &options, &target)?;
             drop(progress);
             let notes = if args.measure { of_device(args, &mut advice, kind)? } else { Vec::new() };
+            advice.set_objective(args.objective)?;
             if args.json {
                 return output::print_json(&json::document(&advice, kind, source.as_ref(), &notes));
             }
@@ -182,7 +185,8 @@ fn of_device(args: &AdviseArgs, advice: &mut Advice, kind: Kind) -> Result<Vec<S
         Device::Cuda(ordinal) => Some(ordinal),
         _ => None,
     };
-    measure::measure(advice, kind, gpu, args.top, args.seconds)
+    let energy = args.objective == Objective::Energy;
+    measure::measure(advice, kind, measure::How { gpu, top: args.top, seconds: args.seconds, energy })
 }
 
 fn of_model(

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use kronsparse::ChainPattern;
-use kronsparse::advise::{Advice, Measured, Objective};
+use kronsparse::advise::{Advice, Measured};
 use kronsparse::plan::{Algorithm, Problem};
 use kronsparse_bench::{Cache, Case, Definition, Event, Kind, Options, Row, Status, gpu, run};
 
@@ -11,23 +11,29 @@ use crate::progress::Progress;
 /// Bytes of weights or working arrays above which an algorithm is skipped.
 const MEMORY: usize = 8 << 30;
 
-/// Measures with every number of vectors the dense matrix and the chains that are the best `top` for one of them, on GPU `gpu` or
-/// the CPU, and lets the figures decide. Returns what was not measured, and why. Errors: a wrong result.
-pub(super) fn measure(
-    advice: &mut Advice,
-    kind: Kind,
-    gpu: Option<usize>,
-    top: usize,
-    seconds: f64,
-) -> Result<Vec<String>> {
+/// How to measure.
+pub(super) struct How {
+    /// A GPU by its number, or the CPU.
+    pub(super) gpu: Option<usize>,
+    /// Chains for each number of vectors.
+    pub(super) top: usize,
+    /// Sampling time of each.
+    pub(super) seconds: f64,
+    /// Whether to measure energy too, on a GPU.
+    pub(super) energy: bool,
+}
+
+/// Measures with every number of vectors the dense matrix and the chains that are the best [`How::top`] for one of them, and lets
+/// the figures decide. Returns what was not measured, and why. Errors: a wrong result.
+pub(super) fn measure(advice: &mut Advice, kind: Kind, how: How) -> Result<Vec<String>> {
     let batches = advice.options().batches.clone();
-    let picked = advice.promising(top);
+    let picked = advice.promising(how.top);
     let dense = advice.dense().chain.clone();
     let chains: Vec<ChainPattern> = picked.iter().map(|&at| advice.chains()[at].chain.clone()).collect();
     let total = batches.len() * (chains.len() + 1);
-    let bench = Bench { advice, kind, gpu, seconds, progress: Progress::bar(total as u64, "measuring") };
+    let ours = if how.gpu.is_some() { Algorithm::Auto } else { Algorithm::Fused };
+    let bench = Bench { advice, kind, how, progress: Progress::bar(total as u64, "measuring") };
     // The dense matrix by whatever is fastest; what chains are multiplied by stays the engine's choice.
-    let ours = if gpu.is_some() { Algorithm::Auto } else { Algorithm::Fused };
     let of_dense = bench.rows(&[dense], &[ours, Algorithm::Dense], 0)?;
     let of_chains = bench.rows(&chains, &[ours], batches.len())?;
     drop(bench);
@@ -64,8 +70,7 @@ fn reason(row: &Row) -> String {
 struct Bench<'a> {
     advice: &'a Advice,
     kind: Kind,
-    gpu: Option<usize>,
-    seconds: f64,
+    how: How,
     progress: Progress,
 }
 
@@ -87,18 +92,19 @@ impl Bench<'_> {
             }
         };
         let algorithms = algorithms.to_vec();
-        let record = match self.gpu {
+        let record = match self.how.gpu {
             None => {
-                let options = Options { algorithms, budget: self.seconds, memory_limit: MEMORY, ..Options::default() };
+                let options =
+                    Options { algorithms, budget: self.how.seconds, memory_limit: MEMORY, ..Options::default() };
                 run(&definition, &options, &mut observe)?
             }
             Some(ordinal) => {
-                let energy = (options.objective == Objective::Energy).then_some(0.5);
+                let energy = self.how.energy.then_some(0.5);
                 let usual = gpu::Options::default();
                 let options = gpu::Options {
                     ordinal,
                     algorithms,
-                    budget: self.seconds.min(usual.budget),
+                    budget: self.how.seconds.min(usual.budget),
                     memory_limit: MEMORY,
                     energy,
                     ..usual

@@ -24,10 +24,10 @@
 //! ```
 
 mod calibration;
-mod cpu;
+pub mod cpu;
 pub mod energy;
 mod model;
-mod ranks;
+pub mod ranks;
 mod search;
 mod shortlist;
 mod sketch;
@@ -383,6 +383,15 @@ impl Advice {
         };
         *place = Some(measured);
         self.decide()
+    }
+
+    /// Decides anew for another objective; on an error nothing changes. The chains stay those that were picked for the first one.
+    ///
+    /// Energy that cannot be estimated can be measured: ask for time, measure, then decide by energy. Errors: the objective has
+    /// no figures.
+    pub fn set_objective(&mut self, objective: Objective) -> Result<()> {
+        let before = std::mem::replace(&mut self.options.objective, objective);
+        self.decide().inspect_err(|_| self.options.objective = before)
     }
 
     fn decide(&mut self) -> Result<()> {

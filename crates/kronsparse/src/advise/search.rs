@@ -15,6 +15,8 @@ use crate::{ChainPattern, Error, Pattern, Result};
 const USES: f64 = 0.9;
 /// Longer chains split rows, and columns, in steps of which none is so many times another.
 const UNEVEN: usize = 16;
+/// So many sequences of steps, the most even ones, are looked at of rows and of columns.
+const SEQUENCES: usize = 64;
 /// So many ranks of one pair of splits are all looked at; of more, only round ones and the ends.
 const ALL_RANKS: usize = 8;
 /// Sizes above are refused: no linear layer has them, and their divisors would be looked for one by one.
@@ -122,7 +124,7 @@ impl Search {
     /// * with two factors: every cut into blocks; of the ranks that fit the budget all, if there are at most eight, otherwise the
     ///   smallest, the largest, those of the form `2^k` and `3·2^k`, and the largest multiples of 8, 16 and 64;
     /// * with three and four factors: one rank for all pairs, chosen in the same way, and steps `d_{ℓ-1}/d_ℓ` of which none is
-    ///   more than sixteen times another, likewise `a_{ℓ+1}/a_ℓ`.
+    ///   more than sixteen times another, likewise `a_{ℓ+1}/a_ℓ`; the 64 most even sequences of each.
     ///
     /// Errors: a size of 0 or above 2³², more factors than four, and where nothing fits a sentence that says why.
     pub fn chains(&self, rows: usize, cols: usize) -> Result<Vec<ChainPattern>> {
@@ -281,7 +283,7 @@ impl Space {
     }
 }
 
-/// Sequences `1 = s_0 | s_1 | … | s_factors = size` whose steps are even, see [`UNEVEN`].
+/// Sequences `1 = s_0 | s_1 | … | s_factors = size` whose steps are even, see [`UNEVEN`], the most even ones first.
 fn even_steps(size: usize, divisors: &[usize], factors: usize) -> Vec<Vec<usize>> {
     fn extend(divisors: &[usize], size: usize, left: usize, path: &mut Vec<usize>, found: &mut Vec<Vec<usize>>) {
         let last = path[path.len() - 1];
@@ -308,6 +310,14 @@ fn even_steps(size: usize, divisors: &[usize], factors: usize) -> Vec<Vec<usize>
     }
     let mut found = Vec::new();
     extend(divisors, size, factors, &mut vec![1], &mut found);
+    let unevenness = |path: &Vec<usize>| {
+        let steps = || path.windows(2).map(|pair| pair[1] / pair[0]);
+        // A whole number, which sorts.
+        let (most, least) = (steps().max().unwrap_or(1), steps().min().unwrap_or(1));
+        ((most as f64 / least as f64 * 1e6) as u64, path.clone())
+    };
+    found.sort_by_cached_key(unevenness);
+    found.truncate(SEQUENCES);
     found
 }
 

@@ -137,6 +137,24 @@ fn energy_is_estimated_where_there_is_a_basis_and_refused_elsewhere() {
 }
 
 #[test]
+fn energy_without_an_estimate_can_be_measured() {
+    let mut advice = advise(1024, 1024, DType::F16, Precision::Full, &options(&[1], "0.1..0.3"), &h100()).unwrap();
+    assert!(advice.set_objective(Objective::Energy).unwrap_err().to_string().contains("40 µs and more"));
+    assert_eq!(advice.options().objective, Objective::Time);
+    for (chain, joules) in [(None, 4e-4), (Some(1), 1e-4)] {
+        advice.set_measured(chain, 0, Measured { seconds: 5e-6, joules: Some(joules) }).unwrap();
+    }
+    assert!(advice.overall().stay_dense, "the same time");
+    advice.set_objective(Objective::Energy).unwrap();
+    assert!((advice.overall().gain - 4.0).abs() < 1e-12 && advice.overall().best == Some(1));
+    assert!(
+        advice.verdicts()[0].sentence.contains("(measured 100 µJ against 400 µJ dense)"),
+        "{:?}",
+        advice.verdicts()
+    );
+}
+
+#[test]
 fn memory_counts_weights_and_vectors() {
     let memory = Options { objective: Objective::Memory, ..options(&[1, 100_000], "0.1..0.2") };
     let advice = advise(2048, 2048, DType::F32, Precision::Full, &memory, &cpu()).unwrap();
