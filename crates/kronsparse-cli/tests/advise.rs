@@ -137,7 +137,13 @@ fn a_model_is_advised_on_layer_by_layer_and_summed_up() {
         let dense = number(&list(&alone["dense"]["costs"])[at]["predicted_seconds"]);
         let sum = number(&total["dense"]);
         assert!(sum > 2.0 * dense && sum < 2.0 * dense + 20e-6, "{sum} s, twice {dense} s and a small one");
-        assert!(number(&total["advised"]) <= sum * (1.0 + 1e-12));
+        // A chain that gains on the whole may lose with one number of vectors: the sum says so.
+        let chain = match &layers[0]["predicted"]["chain_seconds"] {
+            Value::Null => dense,
+            seconds => number(&list(seconds)[at]),
+        };
+        let expected = sum - 2.0 * dense + 2.0 * chain;
+        assert!((number(&total["advised"]) / expected - 1.0).abs() < 1e-9, "{total}, expected {expected} s");
     }
     let text = sandbox.succeed(&args);
     for part in ["a.weight", "768 × 512", "stay dense: no chain fits", "all 3 layers", "n = 4,096: predicted "] {

@@ -117,6 +117,7 @@ fn what_is_measured_decides() {
     assert!(advice.overall().measured);
     let mean = (4.0f64 * 0.5).sqrt();
     assert!((advice.overall().gain - mean).abs() < 1e-12, "{}", advice.overall().sentence);
+    assert!(advice.overall().sentence.contains("It loses with batches of 512."), "{}", advice.overall().sentence);
 }
 
 #[test]

@@ -48,9 +48,13 @@ pub(super) fn decide(advice: &Advice) -> Result<(Vec<Verdict>, Verdict)> {
     let figures = (0..batches.len()).map(|at| figures(advice, at)).collect::<Result<Vec<_>>>()?;
     let verdicts = figures.iter().enumerate().map(|(at, figures)| {
         let gains: Vec<Option<f64>> = figures.chains.iter().map(|cost| cost.map(|cost| figures.dense / cost)).collect();
-        verdict(advice, Some(at), &gains, Some(figures), figures.measured)
+        verdict(advice, Some(at), &gains, Some(figures), figures.measured, &|_| Vec::new())
     });
     let verdicts: Vec<Verdict> = verdicts.collect();
+    let losses = |chain: usize| {
+        let loses = |figures: &Figures| figures.chains[chain].is_some_and(|cost| cost > figures.dense);
+        figures.iter().zip(batches).filter(|(figures, _)| loses(figures)).map(|(_, &batch)| batch).collect()
+    };
     // The geometric mean of what a chain gains, where it has figures throughout.
     let measured = figures.iter().all(|figures| figures.measured);
     let mean = |chain: usize| {
@@ -59,7 +63,7 @@ pub(super) fn decide(advice: &Advice) -> Result<(Vec<Verdict>, Verdict)> {
         sum.map(|sum| (sum / figures.len() as f64).exp())
     };
     let gains: Vec<Option<f64>> = (0..advice.chains.len()).map(mean).collect();
-    Ok((verdicts, verdict(advice, None, &gains, None, measured)))
+    Ok((verdicts, verdict(advice, None, &gains, None, measured, &losses)))
 }
 
 fn figures(advice: &Advice, at: usize) -> Result<Figures> {
@@ -99,6 +103,7 @@ fn verdict(
     gains: &[Option<f64>],
     figures: Option<&Figures>,
     measured: bool,
+    losses: &dyn Fn(usize) -> Vec<usize>,
 ) -> Verdict {
     let known = || gains.iter().enumerate().filter_map(|(chain, gain)| Some((chain, (*gain)?)));
     let batch = at.map(|at| advice.options.batches[at]);
@@ -119,6 +124,7 @@ fn verdict(
         stay_dense,
         measured,
         richest: richest.filter(|(chain, _)| *chain != best).map(|(chain, gain)| (&advice.chains[chain], gain)),
+        losses: losses(best),
         why: at.filter(|_| stay_dense && !measured).and_then(|at| why_little(advice, way, at)),
     };
     let sentence = finding.sentence(advice.options.objective);

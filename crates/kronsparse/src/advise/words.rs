@@ -38,6 +38,8 @@ pub(super) struct Finding<'a> {
     pub(super) measured: bool,
     /// The chain with the most parameters that still gains, if that is another one, and its gain.
     pub(super) richest: Option<(&'a Way, f64)>,
+    /// Of all together: the numbers of vectors with which the chain loses, although it gains on the whole.
+    pub(super) losses: Vec<usize>,
     /// Why the chain gains little, where it does.
     pub(super) why: Option<String>,
 }
@@ -83,6 +85,10 @@ impl Finding<'_> {
             text.push_str(why);
         }
         text.push('.');
+        if !self.stay_dense && !self.losses.is_empty() {
+            let list: Vec<String> = self.losses.iter().map(usize::to_string).collect();
+            text.push_str(&format!(" It loses with batches of {}.", list.join(", ")));
+        }
         if let Some((way, gain)) = self.richest.filter(|_| !self.stay_dense) {
             text.push_str(&format!(" With the most parameters that still gain: {}, {gain:.2} times.", name(way)));
         }
