@@ -26,10 +26,10 @@ fn assert_stated(what: &str, found: [f64; 3], stated: [f64; 3], within: f64) {
     }
 }
 
-/// Not in the record, but measured by `Calibration::measure` on a machine of the same kind: bytes per second by one thread, and
+/// Not in the record, but measured by `Calibration::measure` on a machine of the same kind, which others used too: bytes per second by one thread, and
 /// within the caches of two cores.
 const ALONE: u64 = 20_000_000_000;
-const CACHE: u64 = 150_000_000_000;
+const CACHE: u64 = 225_000_000_000;
 
 /// The figures in the comment of `advise/cpu.rs`.
 #[test]
@@ -66,8 +66,8 @@ fn estimates_of_a_cpu_are_as_good_as_stated() {
     };
     let (fused, dense) = (of(Algorithm::Fused), of(Algorithm::Dense));
     assert_eq!((fused.len(), dense.len()), (14, 14));
-    assert_stated("fused", quantiles(fused), [0.76, 0.89, 1.03], 0.02);
-    assert_stated("dense", quantiles(dense), [0.88, 0.99, 1.19], 0.02);
+    assert_stated("fused", quantiles(fused), [0.76, 0.88, 0.99], 0.02);
+    assert_stated("dense", quantiles(dense), [0.88, 0.98, 1.19], 0.02);
 }
 
 /// The figures in the comment of `advise/energy.rs`.

@@ -9,7 +9,7 @@
 //!   on) and `b′` the outputs in whole register tiles of eight; or, if that is longer, the time in which the weights come from
 //!   memory as often as panels of three registers read them (once where they fit the cores' caches);
 //! * `X` and `Y`, once each at the rate of a large copy, by all threads or as many as have work;
-//! * the panels: `n′·(rows + cols)` numbers of every factor at 40 % of the rate of a copy within a core's cache, since they are
+//! * the panels: `n′·(rows + cols)` numbers of every factor at a quarter of the rate of a copy within a core's cache, since they are
 //!   turned and scattered on the way;
 //! * ten microseconds where other threads are woken.
 //!
@@ -17,9 +17,9 @@
 //! blocks too. A dense product takes its operations at 80 % of the peak, and `X`, `Y` and the weights once; the 16-bit types are
 //! widened to `f32` before it, by one thread.
 //!
-//! Tiles and panels are the engine's; 10 µs, 40 % and 80 % are round numbers that suit the 14 cold rows of real numbers in
-//! `record/2026-11-22-epyc-zen4/quick`. Estimate over measured there, least, median and most: the engine 0.76, 0.89, 1.03; dense
-//! 0.88, 0.99, 1.19. A test of the bench crate repeats this. Other machines were not compared, and other dense products, such as a
+//! Tiles and panels are the engine's; 10 µs, a quarter and 80 % are round numbers that suit the 14 cold rows of real numbers in
+//! `record/2026-11-22-epyc-zen4/quick`. Estimate over measured there, least, median and most: the engine 0.76, 0.88, 0.99; dense
+//! 0.88, 0.98, 1.19. A test of the bench crate repeats this. Other machines were not compared, and other dense products, such as a
 //! vendor's, can be faster than the one here, which is that of the `gemm` crate.
 
 use super::calibration::Calibration;
@@ -34,7 +34,7 @@ const WEIGHTS_PER_THREAD: usize = 1 << 17;
 /// Seconds of waking other threads.
 const WAKE: f64 = 10e-6;
 /// Share of the rate of a plain copy within a cache at which panels are written and read.
-const PANELS: f64 = 0.4;
+const PANELS: f64 = 0.25;
 /// Share of the peak that a dense product reaches.
 const DENSE: f64 = 0.8;
 
@@ -119,7 +119,7 @@ mod tests {
     use super::super::calibration::CpuDescription;
     use super::*;
 
-    /// Two threads, 200 and 100 GFLOP/s, 30 GB/s from memory (20 by one thread), 150 within the caches.
+    /// Two threads, 200 and 100 GFLOP/s, 30 GB/s from memory (20 by one thread), 240 within the caches.
     fn machine() -> Calibration {
         let here = CpuDescription {
             platform: String::new(),
@@ -130,7 +130,7 @@ mod tests {
             core_cache: 1 << 20,
             caches: Vec::new(),
         };
-        Calibration::new(here, [200_000_000_000, 100_000_000_000], [30_000_000_000, 20_000_000_000], 150_000_000_000)
+        Calibration::new(here, [200_000_000_000, 100_000_000_000], [30_000_000_000, 20_000_000_000], 240_000_000_000)
             .unwrap()
     }
 
