@@ -3,6 +3,7 @@
 //! Results go to stdout, progress and the one sentence of an error to stderr. Exit codes: 0 done, 2 bad input or a file
 //! that cannot be read or written, 101 a bug of ours; `bench` returns 1 when an algorithm gave a wrong result.
 
+mod advise;
 mod bench;
 mod bench_gpu;
 mod convert;
@@ -46,6 +47,7 @@ enum Command {
     Convert(convert::ConvertArgs),
     Bench(bench::Args),
     Plan(plan::PlanArgs),
+    Advise(advise::AdviseArgs),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Expand(args) => expand::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Advise(args) => advise::run(&args),
         Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| refuse(&error)),
     };
     match done {

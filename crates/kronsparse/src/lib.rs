@@ -12,8 +12,10 @@
 //! 4. [`measure`]: how long it takes. Clock, statistics, the machine's ceilings, cold caches.
 //!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
-//! npy, npz), [`convert`] (a model's linear weights → chains) and [`reference`](mod@reference) (the oracle).
+//! npy, npz), [`convert`] (a model's linear weights → chains), [`advise`] (whether chains pay for a shape or a model, and which)
+//! and [`reference`](mod@reference) (the oracle).
 
+pub mod advise;
 pub mod convert;
 pub mod cpu;
 pub mod cuda;

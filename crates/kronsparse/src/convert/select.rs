@@ -29,10 +29,10 @@ pub struct Selection {
 
 /// A weight that is to be converted.
 #[derive(Clone, Debug)]
-pub(super) struct Weight {
-    pub(super) tensor: String,
-    pub(super) shape: [usize; 2],
-    pub(super) dtype: DType,
+pub(crate) struct Weight {
+    pub(crate) tensor: String,
+    pub(crate) shape: [usize; 2],
+    pub(crate) dtype: DType,
 }
 
 impl Weight {
@@ -53,7 +53,7 @@ impl Weight {
 
 impl Selection {
     /// The weights to convert and the candidates that are not, both sorted by name.
-    pub(super) fn split(&self, model: &Model) -> Result<(Vec<Weight>, Vec<Skipped>)> {
+    pub(crate) fn split(&self, model: &Model) -> Result<(Vec<Weight>, Vec<Skipped>)> {
         let (mut selected, mut skipped) = (Vec::new(), Vec::new());
         let mut names: Vec<&str> = model.names().collect();
         names.sort_unstable();

@@ -1,0 +1,306 @@
+//! What this machine's CPU can do, measured in a few seconds and kept in the cache folder for the next time. Every figure is the
+//! best of several runs, but on a machine that is busy throughout it is too low: measure on a quiet one.
+//!
+//! The file is one JSON document with a checksum over everything else in it, named by what it was measured on. Reading checks
+//! size, form, checksum, machine and plausibility; what does not pass is an error with a sentence, and
+//! [`Calibration::of_machine`] measures again.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::cpu::{self, Isa};
+use crate::measure::{CacheLevel, Evictor, Stopwatch, caches, copy_bandwidth, peak_flops};
+use crate::{DType, Error, Result};
+
+const FORMAT: &str = "kronsparse calibration";
+const VERSION: u32 = 1;
+/// Larger files are no calibrations.
+const LARGEST: u64 = 64 << 10;
+/// Rates that some machine might have, per second.
+const PLAUSIBLE: std::ops::RangeInclusive<u64> = 1_000_000..=10_u64.pow(18);
+
+/// What a calibration holds for, and what the estimates know of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuDescription {
+    /// Architecture and system, as Rust names them: `x86_64 linux`.
+    pub platform: String,
+    /// The CPU's name as Linux tells it; `unknown` elsewhere.
+    pub cpu: String,
+    /// Instruction set of the engine's kernels.
+    pub isa: String,
+    /// Threads that work.
+    pub threads: usize,
+    /// Bytes of a vector register.
+    pub vector_bytes: usize,
+    /// Bytes of cache that a core has for itself, as the planner sees them.
+    pub core_cache: usize,
+    /// The caches, as the system tells them.
+    pub caches: Vec<CacheLevel>,
+}
+
+impl CpuDescription {
+    /// This machine, with the threads of rayon's current pool.
+    pub fn detect() -> CpuDescription {
+        let (isa, threads) = (Isa::detect(), rayon::current_num_threads());
+        let machine = cpu::machine(isa, threads);
+        let told = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let name = told.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        CpuDescription {
+            platform: format!("{} {}", std::env::consts::ARCH, std::env::consts::OS),
+            cpu: name.map_or("unknown", |(_, name)| name.trim()).to_owned(),
+            isa: isa.name().into(),
+            threads,
+            vector_bytes: machine.vector_bytes,
+            core_cache: machine.core_cache,
+            caches: caches(),
+        }
+    }
+
+    /// Name of the file of a calibration of this machine.
+    fn file_name(&self) -> String {
+        let digest = Sha256::digest(serde_json::to_vec(self).unwrap_or_default());
+        let digits: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("calibration-{digits}.json")
+    }
+}
+
+/// Measured ceilings of a CPU, all per second and for all threads together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    format: String,
+    version: u32,
+    /// Where it was measured.
+    pub machine: CpuDescription,
+    /// Operations of a large dense product in `f32`, which 16-bit types are computed in.
+    pub flops_f32: u64,
+    /// Operations of a large dense product in `f64`.
+    pub flops_f64: u64,
+    /// Bytes of a large copy, read and written ones: [`copy_bandwidth`].
+    pub memory_bytes: u64,
+    /// The same by one thread alone.
+    pub memory_bytes_alone: u64,
+    /// Bytes of a copy within the cache that each core has for itself.
+    pub cache_bytes: u64,
+}
+
+/// What the file holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    calibration: Calibration,
+    checksum: String,
+}
+
+/// Where a calibration came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Read from a file.
+    Read(PathBuf),
+    /// Measured now and kept in a file.
+    Kept(PathBuf),
+    /// Measured now; the reason says why it is not kept.
+    NotKept(String),
+}
+
+impl Calibration {
+    /// With given rates, for a description of a machine that is not at hand: operations in `f32` and `f64`; bytes from memory by
+    /// all threads and by one; bytes within the caches. Errors: a rate that no machine has.
+    pub fn new(machine: CpuDescription, flops: [u64; 2], memory: [u64; 2], cache_bytes: u64) -> Result<Calibration> {
+        let ([flops_f32, flops_f64], [memory_bytes, memory_bytes_alone]) = (flops, memory);
+        let (format, version) = (FORMAT.into(), VERSION);
+        let made = Calibration {
+            format,
+            version,
+            machine,
+            flops_f32,
+            flops_f64,
+            memory_bytes,
+            memory_bytes_alone,
+            cache_bytes,
+        };
+        match made.implausible() {
+            None => Ok(made),
+            Some(why) => Err(Error::Unsupported { what: "a calibration".into(), why }),
+        }
+    }
+
+    /// Measures this machine for about `seconds`, at least a few runs of each, on the threads of rayon's current pool.
+    pub fn measure(seconds: f64) -> Result<Calibration> {
+        let machine = CpuDescription::detect();
+        let flops = [DType::F32, DType::F64].map(|dtype| peak_flops(dtype, 0.3 * seconds) as u64);
+        let large = 2 * Evictor::new().bytes();
+        let memory = copy_bandwidth(large, 0.2 * seconds);
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| Error::Unsupported {
+            what: "a calibration".into(),
+            why: format!("a thread cannot be started: {error}"),
+        })?;
+        let alone = alone.install(|| copy_bandwidth(large, 0.2 * seconds));
+        // Source and target together take half of the core's cache.
+        let cache = cache_bandwidth(machine.core_cache / 4, 0.1 * seconds);
+        Calibration::new(machine, flops, [memory, alone].map(|rate| rate as u64), cache as u64)
+    }
+
+    /// The calibration of this machine from the cache folder of the library (see [`cuda::cache::folder`]); where there is
+    /// none, or `again` is set, it is measured and kept there. One that cannot be read is measured again, and the sentence
+    /// that says what was wrong with it comes back too.
+    ///
+    /// [`cuda::cache::folder`]: crate::cuda::cache::folder
+    pub fn of_machine(again: bool) -> Result<(Calibration, Origin, Option<String>)> {
+        let Some(folder) = crate::cuda::cache::folder() else {
+            let why = "there is no cache folder: KRONSPARSE_CACHE is empty, or this user has no home".into();
+            return Ok((Calibration::measure(1.0)?, Origin::NotKept(why), None));
+        };
+        let path = folder.join(CpuDescription::detect().file_name());
+        let mut remark = None;
+        if !again {
+            match Calibration::read(&path) {
+                Ok(Some(found)) => return Ok((found, Origin::Read(path), None)),
+                Ok(None) => {}
+                Err(error) => remark = Some(format!("{error}; it was measured again")),
+            }
+        }
+        let measured = Calibration::measure(1.0)?;
+        let origin = match measured.write(&path) {
+            Ok(()) => Origin::Kept(path),
+            Err(error) => Origin::NotKept(error.to_string()),
+        };
+        Ok((measured, origin, remark))
+    }
+
+    /// Reads a calibration of this machine; `None` where there is no file. Errors: what is no regular file, too large, no
+    /// calibration, damaged, of another version or machine, or holds rates that no machine has.
+    pub fn read(path: &Path) -> Result<Option<Calibration>> {
+        let fail = |source| Error::Io { path: path.into(), action: "read", source };
+        // Asked before it is opened: opening a pipe would wait for a writer.
+        let kind = match fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(fail)?,
+        };
+        let wrong = |why: String| Err(Error::File { path: path.into(), why });
+        if !kind.is_file() || kind.len() > LARGEST {
+            return wrong(format!("no calibration: expected a regular file of at most {LARGEST} bytes"));
+        }
+        let mut text = Vec::new();
+        fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut text)).map_err(fail)?;
+        let Sealed { calibration, checksum } = match serde_json::from_slice(&text) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                return wrong(format!("no calibration, or a damaged one: {}", in_one_line(&error.to_string())));
+            }
+        };
+        if (calibration.format.as_str(), calibration.version) != (FORMAT, VERSION) {
+            return wrong(format!("expected a {FORMAT} of version {VERSION}, found another format or version"));
+        }
+        if calibration.checksum() != checksum {
+            return wrong("a damaged calibration: the checksum does not fit the content".into());
+        }
+        let here = CpuDescription::detect();
+        if calibration.machine != here {
+            let name = |machine: &CpuDescription| {
+                let CpuDescription { platform, cpu, isa, threads, .. } = machine;
+                in_one_line(&format!("{cpu} ({platform}, {isa}, {threads} threads)"))
+            };
+            let (found, expected) = (name(&calibration.machine), name(&here));
+            return wrong(format!(
+                "a calibration of another machine or number of threads: {found}; this is {expected}"
+            ));
+        }
+        calibration.implausible().map_or(Ok(Some(calibration)), wrong)
+    }
+
+    /// Writes it, whole or not at all; the folder is made where it is missing, for this user alone.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let fail = |source| Error::Io { path: path.into(), action: "write", source };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        make_folder(folder).map_err(fail)?;
+        let sealed = Sealed { calibration: self.clone(), checksum: self.checksum() };
+        let text = serde_json::to_string_pretty(&sealed).map_err(|error| fail(error.into()))?;
+        let mut file = tempfile::Builder::new().prefix(".calibration").tempfile_in(folder).map_err(fail)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
+        file.persist(path).map_err(|error| fail(error.error))?;
+        Ok(())
+    }
+
+    fn checksum(&self) -> String {
+        let digest = Sha256::digest(serde_json::to_vec(self).unwrap_or_default());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What is wrong with the numbers, if something is.
+    fn implausible(&self) -> Option<String> {
+        let Calibration { flops_f32, flops_f64, memory_bytes, memory_bytes_alone, cache_bytes, .. } = *self;
+        let rates = [
+            ("f32 operations", flops_f32),
+            ("f64 operations", flops_f64),
+            ("bytes of memory", memory_bytes),
+            ("bytes of memory by one thread", memory_bytes_alone),
+            ("bytes of cache", cache_bytes),
+        ];
+        let CpuDescription { threads, vector_bytes, core_cache, .. } = self.machine;
+        if threads == 0 || vector_bytes < 8 || core_cache == 0 {
+            return Some(format!(
+                "expected at least one thread, vectors of 8 bytes and a cache; found {threads}, {vector_bytes}, {core_cache}"
+            ));
+        }
+        let (name, rate) = rates.into_iter().find(|(_, rate)| !PLAUSIBLE.contains(rate))?;
+        Some(format!("expected {} to {} {name} per second, found {rate}", PLAUSIBLE.start(), PLAUSIBLE.end()))
+    }
+}
+
+/// Text out of a file as a part of a message: no line breaks or terminal codes, of bounded length.
+fn in_one_line(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Bytes per second, read and written, of copying `bytes` bytes within each thread's own cache; the sum over all threads,
+/// each at its best within about `seconds`.
+fn cache_bandwidth(bytes: usize, seconds: f64) -> f64 {
+    let rate = |_: rayon::BroadcastContext<'_>| {
+        let source: Vec<u64> = (0..(bytes / 8).max(1) as u64).collect();
+        let mut target = vec![0u64; source.len()];
+        let (whole, mut best) = (Stopwatch::start(), f64::INFINITY);
+        for run in 0.. {
+            let watch = Stopwatch::start();
+            for _ in 0..8 {
+                target.copy_from_slice(std::hint::black_box(&source));
+                std::hint::black_box(&mut target);
+            }
+            best = best.min(watch.seconds());
+            if run >= 16 && whole.seconds() > seconds {
+                break;
+            }
+        }
+        8.0 * 16.0 * source.len() as f64 / best.max(1e-9)
+    };
+    rayon::broadcast(rate).into_iter().sum()
+}
+
+/// As the cache of compiled kernels makes its folder, which refuses one that others can write.
+#[cfg(unix)]
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(not(unix))]
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(folder)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,404 @@
+//! When a chain pays, and which: for a shape or a model, what the chains of a parameter budget cost against the dense matrix,
+//! and a recommendation in plain words, "stay dense" included.
+//!
+//! [`advise()`] goes through these steps, one file each:
+//!
+//! 1. [`Search`]: the chains of the shape within a [`Budget`], and [`splits`]: the ranks that each of them allows.
+//! 2. A rough time puts them in order (`sketch`), and `shortlist` keeps the best of every kind and size, without those that
+//!    another chain beats in parameters, ranks and time at once.
+//! 3. [`Target`]: what these cost, by the planner's estimates for a GPU ([`crate::plan::gpu::ChainPlan`]), by a roofline of
+//!    measured ceilings ([`Calibration`]) for a CPU; joules where there is a basis for them.
+//! 4. [`Verdict`]: which is best for each number of vectors and for all together, by how much, or why to stay dense. Where
+//!    somebody measured ([`Advice::set_measured`]), the measured figures decide.
+//!
+//! ```
+//! use kronsparse::advise::{Gpu, Options, Target, advise};
+//! use kronsparse::{DType, plan::gpu::Precision};
+//! let options = Options { batches: vec![25088], ..Options::default() };
+//! let target = Target::Gpu(Box::new(Gpu::h100()));
+//! let advice = advise(1024, 1024, DType::F16, Precision::Full, &options, &target)?;
+//! let verdict = &advice.verdicts()[0];
+//! println!("{}", verdict.sentence);
+//! assert_eq!(verdict.stay_dense, verdict.gain < 1.05);
+//! # Ok::<(), kronsparse::Error>(())
+//! ```
+
+mod calibration;
+pub mod cpu;
+pub mod energy;
+mod model;
+pub mod ranks;
+mod search;
+mod shortlist;
+mod sketch;
+mod target;
+mod verdict;
+mod words;
+
+use std::fmt;
+use std::str::FromStr;
+
+use rayon::prelude::*;
+
+pub use calibration::{Calibration, CpuDescription, Origin};
+pub use cpu::{chain_seconds, dense_seconds};
+pub use model::{LayerAdvice, ModelAdvice, Total, advise_model};
+pub use ranks::{Split, rank_bound, splits};
+pub use search::{Budget, Search};
+pub use target::{Case, Cost, Gpu, Memory, Target};
+pub use verdict::{Verdict, WORTH};
+
+use crate::plan::gpu::Precision;
+use crate::{ChainPattern, DType, Error, Layout, Pattern, Result};
+
+/// What is to be least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Objective {
+    /// Seconds of a multiplication.
+    #[default]
+    Time,
+    /// Joules of a multiplication.
+    Energy,
+    /// Bytes of weights and activations.
+    Memory,
+}
+
+impl Objective {
+    const ALL: [Objective; 3] = [Objective::Time, Objective::Energy, Objective::Memory];
+
+    /// `time`, `energy` or `memory`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Objective::Time => "time",
+            Objective::Energy => "energy",
+            Objective::Memory => "memory",
+        }
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Objective {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Objective> {
+        Objective::ALL.into_iter().find(|objective| objective.name() == text).ok_or_else(|| Error::Parse {
+            what: "an objective",
+            text: text.into(),
+            why: "expected time, energy or memory".into(),
+        })
+    }
+}
+
+/// What is asked beside the shape and the element type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Numbers of vectors, each at least 1.
+    pub batches: Vec<usize>,
+    /// Order of input and output.
+    pub layout: Layout,
+    /// Which chains.
+    pub search: Search,
+    /// What is to be least.
+    pub objective: Objective,
+}
+
+impl Default for Options {
+    /// 1, 32 and 2048 vectors, batch-first, least time.
+    fn default() -> Options {
+        Options {
+            batches: vec![1, 32, 2048],
+            layout: Layout::BatchFirst,
+            search: Search::default(),
+            objective: Objective::Time,
+        }
+    }
+}
+
+/// The families that people know chains by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The matrix itself.
+    Dense,
+    /// Two dense factors.
+    LowRank,
+    /// Two factors, blocks of rank 1.
+    Monarch,
+    /// Two factors, blocks of a larger rank.
+    BlockLowRank,
+    /// Three or four factors.
+    Butterfly,
+    /// One factor with zeros: every output sees a part of the inputs.
+    Partial,
+}
+
+impl Kind {
+    /// In a few words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Dense => "dense",
+            Kind::LowRank => "low rank",
+            Kind::Monarch => "Monarch",
+            Kind::BlockLowRank => "blocks of low rank",
+            Kind::Butterfly => "butterfly",
+            Kind::Partial => "one sparse factor",
+        }
+    }
+
+    fn of(chain: &ChainPattern, splits: &[Split]) -> Kind {
+        match (chain.patterns(), splits) {
+            ([one], _) if ranks::is_dense(*one) => Kind::Dense,
+            ([_], _) => Kind::Partial,
+            (_, [split]) if split.blocks() == 1 => Kind::LowRank,
+            (_, [split]) if split.rank == 1 => Kind::Monarch,
+            (_, [_]) => Kind::BlockLowRank,
+            _ => Kind::Butterfly,
+        }
+    }
+}
+
+/// What was measured of one way and one number of vectors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// Median seconds of a multiplication whose result was verified.
+    pub seconds: f64,
+    /// Joules, where there was a meter.
+    pub joules: Option<f64>,
+}
+
+/// A chain, or the dense matrix as a chain of one factor, with what it costs.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// The patterns.
+    pub chain: ChainPattern,
+    /// Its family.
+    pub kind: Kind,
+    /// Where its pairs cut the matrix, and the rank that they allow there; empty for one factor.
+    pub splits: Vec<Split>,
+    /// The most rank that the whole matrix can have.
+    pub rank: usize,
+    /// Estimates, one for each number of vectors.
+    pub costs: Vec<Cost>,
+    /// What was measured, one for each number of vectors.
+    pub measured: Vec<Option<Measured>>,
+}
+
+impl Way {
+    fn new(chain: ChainPattern, costs: Vec<Cost>) -> Result<Way> {
+        let splits = splits(&chain)?;
+        let kind = Kind::of(&chain, &splits);
+        let narrowest = chain.patterns().iter().map(|p| p.rows().min(p.cols())).min().unwrap_or(0);
+        let rank = rank_bound(&splits, chain.rows(), chain.cols(), 1, 1).min(narrowest);
+        let measured = vec![None; costs.len()];
+        Ok(Way { chain, kind, splits, rank, costs, measured })
+    }
+
+    /// Estimated cost in the unit of an objective; the error says what is missing.
+    fn estimate(&self, at: usize, objective: Objective) -> std::result::Result<f64, &str> {
+        let cost = &self.costs[at];
+        match objective {
+            Objective::Time => Ok(cost.seconds),
+            Objective::Energy => cost.joules.as_ref().copied().map_err(String::as_str),
+            Objective::Memory => Ok(cost.memory.bytes()),
+        }
+    }
+
+    /// Measured cost in the unit of an objective; bytes are counted, not measured.
+    fn measurement(&self, at: usize, objective: Objective) -> Option<f64> {
+        match objective {
+            Objective::Time => self.measured[at].map(|measured| measured.seconds),
+            Objective::Energy => self.measured[at]?.joules,
+            Objective::Memory => None,
+        }
+    }
+}
+
+/// The answer for one shape.
+#[derive(Clone, Debug)]
+pub struct Advice {
+    rows: usize,
+    cols: usize,
+    dtype: DType,
+    precision: Precision,
+    options: Options,
+    target: Target,
+    looked_at: usize,
+    dense: Way,
+    chains: Vec<Way>,
+    verdicts: Vec<Verdict>,
+    overall: Verdict,
+}
+
+/// Advice for `Y = X Wᵀ` with a `rows × cols` matrix `W`: `cols` inputs, `rows` outputs.
+///
+/// Errors: no number of vectors, or one that is 0 or too large; complex numbers, or TF32 on a CPU; sizes and budgets that have
+/// no chain (the message says why); the objective energy where there is no basis for an estimate.
+pub fn advise(
+    rows: usize,
+    cols: usize,
+    dtype: DType,
+    precision: Precision,
+    options: &Options,
+    target: &Target,
+) -> Result<Advice> {
+    let fail = |what: String, why: String| Error::Unsupported { what, why };
+    if options.batches.is_empty() {
+        return Err(fail("advice".into(), "expected at least one number of vectors, found none".into()));
+    }
+    let case = |batch: usize| Case { dtype, precision, layout: options.layout, batch };
+    let most = options.batches.iter().copied().max().unwrap_or(0);
+    if options.batches.contains(&0) {
+        return Err(fail("a batch of 0".into(), "expected at least one vector".into()));
+    }
+    Pattern::new(1, rows, cols, 1)?;
+    if !fits(rows.max(cols), most) {
+        let why = format!("so many vectors of {} numbers do not fit in the address space", rows.max(cols));
+        return Err(fail(format!("a batch of {most}"), why));
+    }
+    let cases: Vec<Case> = options.batches.iter().map(|&batch| case(batch)).collect();
+    let costs = cases.iter().map(|case| target.dense(rows, cols, case)).collect::<Result<_>>()?;
+    let dense = Way::new(ChainPattern::new(vec![Pattern::new(1, rows, cols, 1)?])?, costs)?;
+
+    let mut space = options.search.chains(rows, cols)?;
+    space.retain(|chain| chain.patterns().iter().all(|pattern| fits(pattern.cols(), most)));
+    let looked_at = space.len();
+    let picked = shortlist::pick(space, &cases, options, target)?;
+    let ways = picked.into_par_iter().map(|chain| {
+        let costs = cases.iter().map(|case| target.chain(&chain, case)).collect::<Result<_>>()?;
+        Way::new(chain, costs)
+    });
+    let chains = shortlist::undominated(ways.collect::<Result<Vec<Way>>>()?, options.objective);
+    let (options, target) = (options.clone(), target.clone());
+    let pending = Verdict::pending();
+    let mut advice = Advice {
+        rows,
+        cols,
+        dtype,
+        precision,
+        options,
+        target,
+        looked_at,
+        dense,
+        chains,
+        verdicts: Vec::new(),
+        overall: pending,
+    };
+    if advice.chains.is_empty() {
+        return Err(fail(
+            format!("advice for {most} vectors"),
+            "the hidden vectors do not fit in the address space".into(),
+        ));
+    }
+    advice.decide()?;
+    Ok(advice)
+}
+
+/// Whether `batch` vectors of `features` numbers can be addressed, even times 16 bytes.
+fn fits(features: usize, batch: usize) -> bool {
+    let bytes = features.checked_mul(batch).and_then(|numbers| numbers.checked_mul(16));
+    bytes.is_some_and(|bytes| isize::try_from(bytes).is_ok())
+}
+
+impl Advice {
+    /// Outputs and inputs.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+    /// Element type, and how `f32` is multiplied.
+    pub fn dtype(&self) -> (DType, Precision) {
+        (self.dtype, self.precision)
+    }
+    /// What was asked.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+    /// What it is for.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+    /// How many chains were looked at.
+    pub fn looked_at(&self) -> usize {
+        self.looked_at
+    }
+    /// The dense matrix.
+    pub fn dense(&self) -> &Way {
+        &self.dense
+    }
+    /// The best chains, by the geometric mean of their estimates over all numbers of vectors, the best first.
+    pub fn chains(&self) -> &[Way] {
+        &self.chains
+    }
+    /// One for each number of vectors, in their order.
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+    /// For all numbers of vectors together, since a layer has one set of weights: the geometric mean of the gains.
+    pub fn overall(&self) -> &Verdict {
+        &self.overall
+    }
+    /// What a chain gives up, in plain words.
+    pub fn caveat(&self) -> String {
+        words::caveat(self.overall.best.map(|best| &self.chains[best]), [self.rows, self.cols])
+    }
+
+    /// The chains that are worth a measurement: the best `count` for each number of vectors, by the estimates.
+    pub fn promising(&self, count: usize) -> Vec<usize> {
+        let mut picked: Vec<usize> = Vec::new();
+        for at in 0..self.options.batches.len() {
+            let mut order: Vec<usize> = (0..self.chains.len()).collect();
+            order.sort_by(|&x, &y| {
+                let of = |way: usize| self.chains[way].estimate(at, self.options.objective).unwrap_or(f64::INFINITY);
+                of(x).total_cmp(&of(y))
+            });
+            picked.extend(order.into_iter().take(count));
+        }
+        picked.sort_unstable();
+        picked.dedup();
+        picked
+    }
+
+    /// Notes what was measured of the dense matrix (`chain` is `None`) or of a chain with number `at` of the batches, and decides
+    /// anew: where the dense matrix and a chain were measured, only measured figures count. Errors: figures that are not
+    /// positive, and numbers beyond what there is.
+    pub fn set_measured(&mut self, chain: Option<usize>, at: usize, measured: Measured) -> Result<()> {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        if !positive(measured.seconds) || measured.joules.is_some_and(|joules| !positive(joules)) {
+            let what = "a measurement".into();
+            return Err(Error::Numerical { what, why: format!("expected positive figures, found {measured:?}") });
+        }
+        let count = self.chains.len();
+        let way = match chain {
+            None => Some(&mut self.dense),
+            Some(chain) => self.chains.get_mut(chain),
+        };
+        let Some(place) = way.and_then(|way| way.measured.get_mut(at)) else {
+            return Err(Error::Unsupported {
+                what: format!("a measurement of chain {chain:?} and batch {at}"),
+                why: format!("there are {count} chains and {} numbers of vectors", self.options.batches.len()),
+            });
+        };
+        *place = Some(measured);
+        self.decide()
+    }
+
+    /// Decides anew for another objective; on an error nothing changes. The chains stay those that were picked for the first one.
+    ///
+    /// Energy that cannot be estimated can be measured: ask for time, measure, then decide by energy. Errors: the objective has
+    /// no figures.
+    pub fn set_objective(&mut self, objective: Objective) -> Result<()> {
+        let before = std::mem::replace(&mut self.options.objective, objective);
+        self.decide().inspect_err(|_| self.options.objective = before)
+    }
+
+    fn decide(&mut self) -> Result<()> {
+        (self.verdicts, self.overall) = verdict::decide(self)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

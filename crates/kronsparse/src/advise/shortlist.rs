@@ -1,0 +1,224 @@
+//! From thousands of chains to the few that are estimated in full: the best of every family, size and number of vectors, and
+//! none that another one beats in parameters, ranks and time at once.
+
+use std::cmp::Ordering;
+
+use rayon::prelude::*;
+
+use super::ranks::rank_bound;
+use super::target::Case;
+use super::{Kind, Objective, Options, Split, Target, Way, splits};
+use crate::{ChainPattern, Result};
+
+/// So many chains of every family and size go into the comparison by pairs.
+const POOL: usize = 24;
+/// So many of every size are estimated in full, whatever their family, beside the best of every family.
+const BEST: usize = 2;
+/// A budget wider than this is cut into sizes, so that small chains do not hide larger ones, which can do more.
+const WIDE: f64 = 1.5;
+const SIZES: usize = 3;
+
+/// A chain with what it is compared by.
+struct Entry {
+    chain: ChainPattern,
+    splits: Vec<Split>,
+    kind: Kind,
+    /// Which part of the budget it is in.
+    size: usize,
+    /// One for each number of vectors, in the order of the cases.
+    scores: Vec<f64>,
+}
+
+impl Entry {
+    /// By score, of equal ones the one with fewer factors first.
+    fn compare(&self, other: &Entry, at: usize) -> Ordering {
+        let by_score = self.scores[at].total_cmp(&other.scores[at]);
+        by_score.then(self.chain.patterns().len().cmp(&other.chain.patterns().len()))
+    }
+}
+
+/// The chains to estimate in full.
+pub(super) fn pick(
+    space: Vec<ChainPattern>,
+    cases: &[Case],
+    options: &Options,
+    target: &Target,
+) -> Result<Vec<ChainPattern>> {
+    let fewest = space.first().map_or(1, ChainPattern::parameters) as f64;
+    let most = space.last().map_or(1, ChainPattern::parameters) as f64;
+    let size = |chain: &ChainPattern| {
+        let place = (chain.parameters() as f64 / fewest).ln() / (most / fewest).ln();
+        if most / fewest > WIDE { ((place * SIZES as f64) as usize).min(SIZES - 1) } else { 0 }
+    };
+    let entries = space.into_par_iter().map(|chain| {
+        let splits = splits(&chain)?;
+        let score = |case: &Case| match options.objective {
+            // Nothing is rough about bytes, but hidden vectors that stay on the chip.
+            Objective::Memory => chain.parameters() as f64,
+            Objective::Time | Objective::Energy => target.sketch(&chain, case),
+        };
+        let scores = cases.iter().map(score).collect();
+        Ok(Entry { kind: Kind::of(&chain, &splits), size: size(&chain), splits, scores, chain })
+    });
+    let entries = entries.collect::<Result<Vec<Entry>>>()?;
+
+    let mut pool = vec![false; entries.len()];
+    for (at, kind, size) in groups(cases.len()) {
+        let mut group: Vec<usize> =
+            (0..entries.len()).filter(|&e| entries[e].kind == kind && entries[e].size == size).collect();
+        let by_score = |x: &usize, y: &usize| entries[*x].compare(&entries[*y], at);
+        if group.len() > POOL {
+            group.select_nth_unstable_by(POOL - 1, by_score);
+            group.truncate(POOL);
+        }
+        group.into_iter().for_each(|entry| pool[entry] = true);
+    }
+    let mut pool: Vec<Entry> =
+        entries.into_iter().zip(pool).filter_map(|(entry, kept)| kept.then_some(entry)).collect();
+    let kept = keep(&pool.iter().map(Compared::of_entry).collect::<Vec<_>>());
+    let mut at = 0;
+    pool.retain(|_| {
+        at += 1;
+        kept[at - 1]
+    });
+
+    let mut picked = vec![false; pool.len()];
+    for at in 0..cases.len() {
+        let mut order: Vec<usize> = (0..pool.len()).collect();
+        order.sort_by(|&x, &y| pool[x].compare(&pool[y], at));
+        for size in 0..SIZES {
+            let mut seen: Vec<Kind> = Vec::new();
+            for (place, &entry) in order.iter().filter(|&&entry| pool[entry].size == size).enumerate() {
+                if place < BEST || !seen.contains(&pool[entry].kind) {
+                    picked[entry] = true;
+                }
+                seen.push(pool[entry].kind);
+            }
+        }
+    }
+    Ok(pool.into_iter().zip(picked).filter_map(|(entry, picked)| picked.then_some(entry.chain)).collect())
+}
+
+fn groups(cases: usize) -> impl Iterator<Item = (usize, Kind, usize)> {
+    let kinds = [Kind::LowRank, Kind::Monarch, Kind::BlockLowRank, Kind::Butterfly, Kind::Partial];
+    (0..cases).flat_map(move |at| kinds.into_iter().flat_map(move |kind| (0..SIZES).map(move |size| (at, kind, size))))
+}
+
+/// Drops the ways that another one beats in parameters, ranks and estimated time at once, and puts the rest in order: the least
+/// geometric mean of the estimates first, of equal ones the one with fewer factors.
+pub(super) fn undominated(ways: Vec<Way>, objective: Objective) -> Vec<Way> {
+    let kept = keep(&ways.iter().map(Compared::of_way).collect::<Vec<_>>());
+    let mut ways: Vec<Way> = ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect();
+    // Where an estimate of energy is missing, time stands for it.
+    let cost = |way: &Way, at: usize| way.estimate(at, objective).unwrap_or(way.costs[at].seconds);
+    let mean = |way: &Way| (0..way.costs.len()).map(|at| cost(way, at).ln()).sum::<f64>();
+    ways.sort_by(|x, y| mean(x).total_cmp(&mean(y)).then(x.splits.len().cmp(&y.splits.len())));
+    ways
+}
+
+/// What decides which of two chains of one shape is dropped.
+struct Compared<'a> {
+    chain: &'a ChainPattern,
+    kind: Kind,
+    splits: &'a [Split],
+    times: Vec<f64>,
+}
+
+impl<'a> Compared<'a> {
+    fn of_entry(entry: &'a Entry) -> Compared<'a> {
+        let Entry { chain, kind, splits, scores, size: _ } = entry;
+        Compared { chain, kind: *kind, splits, times: scores.clone() }
+    }
+    fn of_way(way: &'a Way) -> Compared<'a> {
+        let times = way.costs.iter().map(|cost| cost.seconds).collect();
+        Compared { chain: &way.chain, kind: way.kind, splits: &way.splits, times }
+    }
+
+    /// Whether this chain makes `other` superfluous: no more parameters, no more time for any number of vectors, and in all blocks
+    /// that this one cuts, `other` cannot have a higher rank than this one allows (so that every matrix that `other` can be
+    /// this one can be, too). Factors that see a part of the inputs are not comparable with anything.
+    fn beats(&self, other: &Compared<'_>) -> bool {
+        let (rows, cols) = (other.chain.rows(), other.chain.cols());
+        let covers = |split: &Split| rank_bound(other.splits, rows, cols, split.a, split.d) <= split.rank;
+        self.kind != Kind::Partial
+            && other.kind != Kind::Partial
+            && self.chain.parameters() <= other.chain.parameters()
+            && self.times.iter().zip(&other.times).all(|(mine, theirs)| mine <= theirs)
+            && self.splits.iter().all(covers)
+    }
+}
+
+/// Which are kept. Of two that make each other superfluous, the first.
+fn keep(all: &[Compared<'_>]) -> Vec<bool> {
+    let superfluous = |at: usize| {
+        let beaten = |by: usize| by != at && all[by].beats(&all[at]) && (by < at || !all[at].beats(&all[by]));
+        (0..all.len()).any(beaten)
+    };
+    (0..all.len()).into_par_iter().map(|at| !superfluous(at)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ChainSpec;
+
+    fn chain(text: &str) -> ChainPattern {
+        match text.parse::<ChainSpec>().unwrap() {
+            ChainSpec::Explicit(chain) => chain,
+            other => panic!("{other} is no explicit chain"),
+        }
+    }
+
+    /// Of chains with their times, those that are kept.
+    fn kept(all: &[(&str, &[f64])]) -> Vec<String> {
+        let chains: Vec<(ChainPattern, Vec<Split>)> = all
+            .iter()
+            .map(|(text, _)| {
+                let chain = chain(text);
+                let splits = splits(&chain).unwrap();
+                (chain, splits)
+            })
+            .collect();
+        let compared: Vec<Compared<'_>> = chains
+            .iter()
+            .zip(all)
+            .map(|((chain, splits), (_, times))| Compared {
+                chain,
+                splits,
+                kind: Kind::of(chain, splits),
+                times: times.to_vec(),
+            })
+            .collect();
+        let flags = keep(&compared);
+        chains.iter().zip(flags).filter(|(_, kept)| *kept).map(|((chain, _), _)| chain.to_string()).collect()
+    }
+
+    #[test]
+    fn a_special_case_with_as_many_parameters_and_no_less_time_is_dropped() {
+        // Radix 4 and radix 2: as many parameters, and what radix 2 can be, radix 4 can be too.
+        let (four, two) =
+            ("(1,4,4,16)(4,4,4,4)(16,4,4,1)", "(1,2,2,32)(2,2,2,16)(4,2,2,8)(8,2,2,4)(16,2,2,2)(32,2,2,1)");
+        assert_eq!(chain(four).parameters(), chain(two).parameters());
+        assert_eq!(kept(&[(four, &[1.0]), (two, &[1.0])]), [four]);
+        assert_eq!(kept(&[(two, &[1.0]), (four, &[1.0])]), [four]);
+        assert_eq!(kept(&[(two, &[1.0, 2.0]), (four, &[1.0, 2.1])]).len(), 2, "faster somewhere");
+        assert_eq!(kept(&[(four, &[1.0, 2.0]), (four, &[1.0, 2.0])]), [four], "the same twice");
+    }
+
+    #[test]
+    fn fewer_parameters_or_more_rank_somewhere_stay() {
+        let (monarch, low) = ("(1,8,8,8)(8,8,8,1)", "(1,64,1,1)(1,1,64,1)");
+        assert_eq!(kept(&[(monarch, &[1.0]), (low, &[2.0])]).len(), 2, "fewer parameters");
+        // Rank 8 of the whole against rank 1 of blocks of 8 × 8, as many parameters: neither holds the other.
+        assert_eq!(kept(&[(monarch, &[1.0]), ("(1,64,8,1)(1,8,64,1)", &[2.0])]).len(), 2);
+        assert_eq!(kept(&[("(1,64,4,1)(1,4,64,1)", &[1.0]), ("(1,64,3,1)(1,3,64,1)", &[1.0])]).len(), 2);
+        // A cut the other way is another set of matrices.
+        assert_eq!(kept(&[("(1,4,16,16)(16,16,4,1)", &[1.0]), ("(1,16,4,4)(4,4,16,1)", &[2.0])]).len(), 2);
+    }
+
+    #[test]
+    fn partial_factors_are_compared_with_nothing() {
+        let (blocks, monarch) = ("(4,16,16,1)", "(1,8,8,8)(8,8,8,1)");
+        assert_eq!(kept(&[(blocks, &[1.0]), (monarch, &[9.0])]).len(), 2);
+    }
+}

@@ -1,0 +1,240 @@
+//! What is advised for: a GPU by the planner's estimates, or this machine's CPU by measured ceilings; and what a
+//! multiplication costs there.
+
+use super::calibration::Calibration;
+use super::{cpu, energy, sketch};
+use crate::plan::gpu::{self, ChainPlan, ChainProblem, Choice, Cut, GpuMachine, Part, Precision, StepWay};
+use crate::{Activation, ChainPattern, DType, Error, Layout, Pattern, Result};
+
+/// In which numbers, in which order, how many vectors at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// Element type of weights, input and output; real.
+    pub dtype: DType,
+    /// How `f32` is multiplied on a GPU.
+    pub precision: Precision,
+    /// Order of input and output.
+    pub layout: Layout,
+    /// Number of vectors.
+    pub batch: usize,
+}
+
+/// Bytes that a multiplication needs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Memory {
+    /// The weights in their element type.
+    pub weights: f64,
+    /// Input, output, and hidden vectors where they are written to memory: the two widest sets, which take turns.
+    pub activations: f64,
+}
+
+impl Memory {
+    /// Both together.
+    pub fn bytes(&self) -> f64 {
+        self.weights + self.activations
+    }
+}
+
+/// What one multiplication is estimated to cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cost {
+    /// Seconds.
+    pub seconds: f64,
+    /// Joules, or why there is no estimate.
+    pub joules: std::result::Result<f64, String>,
+    /// Bytes that are held.
+    pub memory: Memory,
+    /// Floating-point operations: `2·n·parameters`.
+    pub flops: f64,
+    /// Bytes that must move: weights, input and output once, hidden vectors not.
+    pub bytes: f64,
+    /// How it is multiplied, in a few words.
+    pub how: String,
+}
+
+/// A GPU and what is known of its libraries.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    /// Its name.
+    pub name: String,
+    /// What the planner knows of it.
+    pub machine: GpuMachine,
+    /// Whether cuBLAS is there, or why not.
+    pub libraries: std::result::Result<(), String>,
+}
+
+impl Gpu {
+    /// An H100 SXM with cuBLAS, which need not be at hand.
+    pub fn h100() -> Gpu {
+        Gpu { name: "H100".into(), machine: GpuMachine::h100(), libraries: Ok(()) }
+    }
+
+    /// GPU `ordinal` of this machine. Errors: there is no driver, or no such GPU.
+    pub fn open(ordinal: usize) -> Result<Gpu> {
+        use crate::cuda::{Device, libraries};
+        let device = Device::open(ordinal)?;
+        let found = libraries::find(libraries::Library::Cublas).map(|_| ()).map_err(str::to_owned);
+        Ok(Gpu { name: device.name().to_owned(), machine: device.machine().clone(), libraries: found })
+    }
+
+    /// Dense products need their weights whatever they take, so no limit is set.
+    fn limit(&self) -> Option<usize> {
+        self.libraries.is_ok().then_some(usize::MAX)
+    }
+
+    fn problem(&self, chain: &ChainPattern, case: &Case) -> ChainProblem {
+        let Case { dtype, precision, layout, batch } = *case;
+        let (chain, activation) = (chain.clone(), Activation::None);
+        ChainProblem { chain, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+    }
+
+    fn chain(&self, chain: &ChainPattern, case: &Case) -> Result<Cost> {
+        let plan = ChainPlan::new(&self.problem(chain, case), &self.machine, self.limit())
+            .map_err(|why| Error::Unsupported { what: format!("{chain} on {}", self.name), why: why.to_string() })?;
+        // Not `steps`: the chain as one dense matrix is what it is compared with.
+        let steps = plan.steps_of_cuts();
+        let seconds = plan.seconds_of_cuts();
+        let joules = self.joules(case, seconds, steps.iter().map(|step| step.seconds * energy::watts(step.way)).sum());
+        let patterns = chain.patterns();
+        let hidden = plan.cuts()[..plan.cuts().len() - 1].iter().map(|cut| match cut {
+            Cut::Factor(at) | Cut::Pair(at) => patterns[*at].rows(),
+        });
+        let how = steps.iter().map(|step| match (step.part, step.way) {
+            (Part::Pair(_), _) => format!("{} (both factors)", step.name),
+            (_, StepWay::One(Choice::Library(_))) => format!("{} (cuBLAS)", step.name),
+            _ => step.name.to_owned(),
+        });
+        Ok(cost(chain, case, seconds, joules, hidden.collect(), how.collect::<Vec<_>>().join(", then ")))
+    }
+
+    fn dense(&self, whole: &ChainPattern, case: &Case) -> Result<Cost> {
+        let problem = self.problem(whole, case).factor(0);
+        let Some(best) = gpu::ranked(&problem, &self.machine, self.limit()).into_iter().next() else {
+            let what = format!("a dense product on {}", self.name);
+            return Err(Error::Unsupported { what, why: format!("no kernel multiplies {}", case.dtype) });
+        };
+        let (seconds, watts) = (best.seconds, energy::watts(StepWay::One(&best.choice)));
+        let how = match &best.choice {
+            Choice::Library(_) => "dense (cuBLAS)".into(),
+            Choice::Kernel(plan) => format!("dense ({})", plan.name()),
+        };
+        Ok(cost(whole, case, seconds, self.joules(case, seconds, seconds * watts), Vec::new(), how))
+    }
+
+    fn joules(&self, case: &Case, seconds: f64, joules: f64) -> std::result::Result<f64, String> {
+        match energy::missing(&self.name, case.dtype, case.precision, seconds) {
+            None => Ok(joules),
+            Some(why) => Err(why),
+        }
+    }
+}
+
+/// Where it will be multiplied.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A GPU, estimated by the planner ([`ChainPlan`], [`gpu::ranked`](fn@gpu::ranked)).
+    Gpu(Box<Gpu>),
+    /// A CPU, estimated from its ceilings ([`super::chain_seconds`]).
+    Cpu(Box<Calibration>),
+}
+
+impl Target {
+    /// A name for people.
+    pub fn name(&self) -> String {
+        match self {
+            Target::Gpu(gpu) => gpu.name.clone(),
+            Target::Cpu(calibration) => {
+                let machine = &calibration.machine;
+                let threads =
+                    if machine.threads == 1 { "1 thread".into() } else { format!("{} threads", machine.threads) };
+                format!("{}, {threads}", machine.cpu)
+            }
+        }
+    }
+
+    /// What multiplying by a chain is estimated to cost. Errors: complex numbers.
+    pub fn chain(&self, chain: &ChainPattern, case: &Case) -> Result<Cost> {
+        self.check(case)?;
+        match self {
+            Target::Gpu(gpu) => gpu.chain(chain, case),
+            Target::Cpu(calibration) => {
+                let seconds = cpu::chain_seconds(chain, case.dtype, case.batch, calibration);
+                Ok(cost(chain, case, seconds, Err(NO_ENERGY.into()), Vec::new(), "fused".into()))
+            }
+        }
+    }
+
+    /// What multiplying by a dense `rows × cols` matrix is estimated to cost by the best way there is: a library's, or a kernel of
+    /// this project with one dense factor. Errors: complex numbers, sizes that are too large.
+    pub fn dense(&self, rows: usize, cols: usize, case: &Case) -> Result<Cost> {
+        self.check(case)?;
+        let whole = ChainPattern::new(vec![Pattern::new(1, rows, cols, 1)?])?;
+        match self {
+            Target::Gpu(gpu) => gpu.dense(&whole, case),
+            Target::Cpu(calibration) => {
+                let by_gemm = cpu::dense_seconds(rows, cols, case.dtype, case.batch, calibration);
+                // The engine multiplies by one dense factor, too.
+                let fused = cpu::chain_seconds(&whole, case.dtype, case.batch, calibration);
+                let how = if fused < by_gemm { "dense (fused)" } else { "dense (gemm)" };
+                Ok(cost(&whole, case, fused.min(by_gemm), Err(NO_ENERGY.into()), Vec::new(), how.into()))
+            }
+        }
+    }
+
+    /// Seconds at the roofline: operations and bytes of a cost at this target's ceilings.
+    pub(super) fn roofline(&self, cost: &Cost, case: &Case) -> f64 {
+        let (flops, bytes) = match self {
+            Target::Gpu(gpu) => (gpu.machine.flops.peak(case.dtype, case.precision), gpu.machine.bytes_per_second),
+            Target::Cpu(machine) => {
+                let flops = if case.dtype == DType::F64 { machine.flops_f64 } else { machine.flops_f32 };
+                (flops as f64, machine.memory_bytes as f64)
+            }
+        };
+        (cost.flops / flops).max(cost.bytes / bytes)
+    }
+
+    /// Seconds by which thousands of chains are put in order, of which the best are then estimated by [`Target::chain`].
+    pub(super) fn sketch(&self, chain: &ChainPattern, case: &Case) -> f64 {
+        match self {
+            Target::Gpu(gpu) => sketch::seconds(chain, case, &gpu.machine),
+            Target::Cpu(calibration) => cpu::chain_seconds(chain, case.dtype, case.batch, calibration),
+        }
+    }
+
+    fn check(&self, case: &Case) -> Result<()> {
+        let fail = |what: String, why: &str| Err(Error::Unsupported { what, why: why.into() });
+        if case.dtype.is_complex() {
+            return fail(
+                format!("advice for {}", case.dtype),
+                "it is given for f16, bf16, f32, f64, and tf32 on a GPU",
+            );
+        }
+        if case.precision == Precision::Tf32 && matches!(self, Target::Cpu(_)) {
+            return fail("tf32 on a CPU".into(), "only GPUs have such products");
+        }
+        Ok(())
+    }
+}
+
+/// What is missing for the energy of a CPU.
+const NO_ENERGY: &str = "no power of a CPU was ever measured by this project";
+
+/// `hidden`: numbers per vector of every set of hidden vectors that is written to memory.
+fn cost(
+    chain: &ChainPattern,
+    case: &Case,
+    seconds: f64,
+    joules: std::result::Result<f64, String>,
+    mut hidden: Vec<usize>,
+    how: String,
+) -> Cost {
+    hidden.sort_unstable();
+    let held: usize = hidden.iter().rev().take(2).sum();
+    let (size, batch) = (case.dtype.size() as f64, case.batch as f64);
+    let memory = Memory {
+        weights: size * chain.parameters() as f64,
+        activations: size * batch * (chain.rows() + chain.cols() + held) as f64,
+    };
+    let (flops, bytes) = (chain.flops(case.batch), chain.bytes(case.batch, case.dtype.size()));
+    Cost { seconds, joules, memory, flops, bytes, how }
+}
