@@ -309,7 +309,9 @@ fn lines(plan: &ChainPlan) -> Vec<Line> {
         for several in 2..=count - at {
             let cut = Cut { at, count: several };
             let (part, problem) = (Part::Together(cut), plan.problem().part(at, several));
-            for &way in FusedPlan::FAMILIES.iter().filter(|_| several == 2 || several == count || plan.cuts().contains(&cut)) {
+            for &way in
+                FusedPlan::FAMILIES.iter().filter(|_| several == 2 || several == count || plan.cuts().contains(&cut))
+            {
                 let found = FusedPlan::family(way, &problem, plan.machine());
                 let seconds = found.map(|plan| plan.seconds()).map_err(|why| why.to_string());
                 lines.push(Line { what: plan.name(part), way, seconds, taken: taken(part, way) });

@@ -202,6 +202,7 @@ template <class S> struct ChainWgmma {
     const u8* stage = ring + at.stage * S::STAGE_BYTES;
     const u8* from = who.hidden + S::template hidden_before<K>();
     const u64 b = wgmma_descriptor(stage, 128, 256);
+    const auto more = [&](int step) { return step != 0 || chunk != 0; };  // than the first product of a sum
     const u32 column0 = block0 * F::TERMS + chunk * (F::DEPTH * 16);
     if constexpr (F::ALIGNED) {
       const u64 a = wgmma_descriptor_lines(from + column0 / 64 * S::LINE_BYTES);
@@ -210,7 +211,7 @@ template <class S> struct ChainWgmma {
       for (int step = 0; step < F::DEPTH; ++step) {
         KS_UNROLL
         for (int j = 0; j < N; ++j)
-          Core<K>::run(sums[j], further(a, (j * (F::TERMS / 64) + step / 4) * S::LINE_BYTES + step % 4 * 32), further(b, (step * N + j) * (F::OUTS * 32)), chunk != 0 || step != 0);
+          Core<K>::run(sums[j], further(a, (j * (F::TERMS / 64) + step / 4) * S::LINE_BYTES + step % 4 * 32), further(b, (step * N + j) * (F::OUTS * 32)), more(step));
       }
     } else {
       wgmma_fence();
@@ -219,7 +220,7 @@ template <class S> struct ChainWgmma {
         KS_UNROLL
         for (int j = 0; j < N; ++j) {
           const u32 column = column0 + j * F::TERMS + step * 16;
-          Core<K>::run(sums[j], wgmma_descriptor_lines(from + column / 64 * S::LINE_BYTES + column % 64 * 2), further(b, (step * N + j) * (F::OUTS * 32)), chunk != 0 || step != 0);
+          Core<K>::run(sums[j], wgmma_descriptor_lines(from + column / 64 * S::LINE_BYTES + column % 64 * 2), further(b, (step * N + j) * (F::OUTS * 32)), more(step));
         }
       }
     }

@@ -236,7 +236,9 @@ fn kernels_for_whole_chains_compile() {
     }
     println!("{compiled:?}");
     assert!(failed.is_empty(), "{} of {compiled:?}: {failed:#?}", failed.len());
-    let of = |family: &str| compiled.iter().filter(|(name, _)| name.ends_with(family)).map(|(_, count)| count).sum::<usize>();
+    let of = |family: &str| {
+        compiled.iter().filter(|(name, _)| name.ends_with(family)).map(|(_, count)| count).sum::<usize>()
+    };
     assert!(of("chain_mma") >= 24 && of("chain_wgmma") >= 4, "fewer kernels than expected: {compiled:?}");
 }
 

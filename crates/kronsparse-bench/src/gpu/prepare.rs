@@ -42,7 +42,8 @@ pub fn sources(
         if auto || ours {
             let chain = case.problem.chain.clone();
             let (precision, activation) = (case.kind.precision(), Activation::None);
-            let problem = ChainProblem { chain, dtype, precision, layout, batch, aligned: true, bias: false, activation };
+            let problem =
+                ChainProblem { chain, dtype, precision, layout, batch, aligned: true, bias: false, activation };
             for at in 0..patterns.len() {
                 for count in (2..=patterns.len() - at).filter(|count| *count == 2 || *count == patterns.len()) {
                     let plans = FusedPlan::promising(&problem.part(at, count), machine);

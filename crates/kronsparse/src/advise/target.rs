@@ -96,11 +96,9 @@ impl Gpu {
         let seconds = plan.seconds_of_cuts();
         let joules = self.joules(case, seconds, steps.iter().map(|step| step.seconds * energy::watts(step.way)).sum());
         let patterns = chain.patterns();
-        let hidden = plan.cuts()[..plan.cuts().len() - 1].iter().map(|cut| match cut {
-            Cut::Factor(at) | Cut::Pair(at) => patterns[*at].rows(),
-        });
+        let hidden = plan.cuts()[..plan.cuts().len() - 1].iter().map(|cut| patterns[cut.at].rows());
         let how = steps.iter().map(|step| match (step.part, step.way) {
-            (Part::Pair(_), _) => format!("{} (both factors)", step.name),
+            (Part::Together(Cut { count, .. }), _) => format!("{} ({count} factors)", step.name),
             (_, StepWay::One(Choice::Library(_))) => format!("{} (cuBLAS)", step.name),
             _ => step.name.to_owned(),
         });

@@ -25,10 +25,11 @@ use kronsparse::cuda::Device;
 /// A test's name and what it does; an error text says why it was not run.
 type Test = (&'static str, fn(&Device) -> Result<(), String>);
 
-const TESTS: [Test; 14] = [
+const TESTS: [Test; 15] = [
     ("every_case_on_the_gpu", every_case),
     ("random_patterns", random::patterns),
     ("random_pairs", random::pairs),
+    ("random_chains", random::chains),
     ("every_plain_tile", random::plain_tiles),
     ("auto_and_every_library_algorithm", auto::algorithms),
     ("tuned_operators", auto::tuned),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use kronsparse::cuda::{Device, Plans};
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::{GpuPlan, PairPlan, PairProblem, plain};
+use kronsparse::plan::gpu::{ChainProblem, FusedPlan, GpuPlan, PairPlan, Precision, plain};
 use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern};
 
 use crate::engine::{Cuda, refusals};
@@ -98,10 +98,10 @@ pub(crate) fn pairs(device: &Device) -> Result<(), String> {
         // As many vectors as there is patience for: several tiles for every cluster where the patterns are small.
         let n = size(&mut rng, 20_000).min(8_000_000 / (first.nnz() + second.nnz())).max(1);
         let dtype = if rng.bool() { DType::F16 } else { DType::Bf16 };
-        let problem = PairProblem {
-            first,
-            second,
+        let problem = ChainProblem {
+            chain: ChainPattern::new(vec![second, first]).unwrap(),
             dtype,
+            precision: Precision::Full,
             layout: Layout::BatchFirst,
             batch: n,
             aligned: true,
@@ -111,19 +111,94 @@ pub(crate) fn pairs(device: &Device) -> Result<(), String> {
         if PairPlan::choose(&problem, machine).is_err() {
             continue;
         }
-        cases.push(Case {
-            name: format!("pairs/{} {second} after {first}", cases.len()),
-            chain: ChainPattern::new(vec![second, first]).unwrap(),
-            batch: vec![n],
-            layouts: vec![problem.layout],
-            dtypes: vec![dtype],
-            bias: problem.bias,
-            activation: problem.activation,
-        });
+        cases.push(case(format!("pairs/{} {second} after {first}", cases.len()), problem));
     }
     let plans = Plans::Family(PairPlan::NAME.into());
     let engine = Cuda { device: device.clone(), algorithm: Algorithm::Fused, offset: 0, plans };
     run(&cases, &[engine], &refusals, seed).assert();
+    Ok(())
+}
+
+fn case(name: String, problem: ChainProblem) -> Case {
+    let ChainProblem { chain, dtype, precision: _, layout, batch, aligned: _, bias, activation } = problem;
+    Case { name, chain, batch: vec![batch], layouts: vec![layout], dtypes: vec![dtype], bias, activation }
+}
+
+/// Random chains of two to four factors, any patterns, through one kernel, by a plan of each family that has one: the best by
+/// estimate, or any of those that are tried.
+pub(crate) fn chains(device: &Device) -> Result<(), String> {
+    let machine = device.machine();
+    let count = match std::env::var("KRONSPARSE_RANDOM") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("KRONSPARSE_RANDOM={text} is no whole number")),
+        Err(_) => 500,
+    };
+    let seed = inputs::seed();
+    let mut rng = Rng::with_seed(seed);
+    let mut ran = std::collections::BTreeMap::<&str, usize>::new();
+    let mut made = 0;
+    while made < count {
+        // From the right: sizes that matrix instructions like in half of the chains, any sizes in the others.
+        let round = rng.bool();
+        let factors = 2 + rng.usize(..3) * rng.usize(..2);
+        let (mut patterns, mut rows) = (Vec::new(), 0);
+        for k in 0..factors {
+            let mut one_of = |all: &[usize]| all[rng.usize(..all.len())];
+            let [a, c, d] = match (k, round) {
+                (0, true) => [one_of(&[1, 2, 4, 6, 8]), one_of(&[16, 32, 64, 128]), 1],
+                (0, false) => [size(&mut rng, 8), size(&mut rng, 60), size(&mut rng, 6)],
+                _ => {
+                    // Another grouping of what the factor before gave.
+                    let divisors: Vec<usize> = (1..=rows).filter(|x| rows % x == 0).collect();
+                    let d = divisors[rng.usize(..divisors.len())].min(if round { 8 } else { 64 });
+                    let d = if rows % d == 0 { d } else { 1 };
+                    let of: Vec<usize> = (1..=rows / d).filter(|x| (rows / d) % x == 0).collect();
+                    let a = if round && rng.bool() { 1 } else { of[rng.usize(..of.len())] };
+                    [a, rows / d / a, d]
+                }
+            };
+            let b = if round { 8 * (1 + size(&mut rng, 12)) } else { size(&mut rng, 70) };
+            patterns.insert(0, Pattern::new(a, b, c, d).unwrap());
+            rows = a * b * d;
+        }
+        let weights: usize = patterns.iter().map(|p| p.nnz()).sum();
+        if rows > 4000 || weights > 400_000 {
+            continue;
+        }
+        let kinds = [DType::F16, DType::Bf16, DType::F32];
+        let problem = ChainProblem {
+            chain: ChainPattern::new(patterns).unwrap(),
+            dtype: kinds[rng.usize(..3)],
+            precision: Precision::Full,
+            layout: if round { Layout::BatchFirst } else { Layout::ALL[rng.usize(..2)] },
+            batch: size(&mut rng, 20_000).min(8_000_000 / weights.max(rows)).max(1),
+            aligned: true,
+            bias: rng.bool(),
+            activation: Activation::ALL[rng.usize(..5)],
+        };
+        let mut any = false;
+        for &family in FusedPlan::FAMILIES {
+            let plans = FusedPlan::candidates(family, &problem, machine);
+            if plans.is_empty() {
+                continue;
+            }
+            any = true;
+            *ran.entry(family).or_default() += 1;
+            let plan = plans[if rng.bool() { 0 } else { rng.usize(..plans.len()) }].clone();
+            let name = format!("chains/{made} {plan} for {}", problem.chain);
+            let whole = problem.chain.patterns().len();
+            let plans = Plans::Fused(Arc::new(move |asked, machine| {
+                if asked.chain.patterns().len() != whole || !asked.aligned {
+                    return FusedPlan::family(family, asked, machine);
+                }
+                Ok(plan.clone())
+            }));
+            let engine = Cuda { device: device.clone(), algorithm: Algorithm::Fused, offset: 0, plans };
+            run(&[case(name, problem.clone())], &[engine], &refusals, seed).assert();
+        }
+        made += usize::from(any);
+    }
+    println!("{made} chains: {ran:?}");
+    assert!(ran.len() >= 2 || count < 20, "only {ran:?} of {:?} had plans", FusedPlan::FAMILIES);
     Ok(())
 }
 

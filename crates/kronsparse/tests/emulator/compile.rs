@@ -145,8 +145,9 @@ fn translation_unit(sources: &[Source]) -> String {
     text += "const std::vector<ks::emulated::Registered> ks::emulated::registered = {\n";
     for (at, source) in sources.iter().enumerate() {
         let name = &source.name;
-        text +=
-            &format!("  {{\"{name}\", kernel_{at}::launch_threads, kernel_{at}::launch_blocks, ks::emulated::entry(kernel_{at}::kronsparse)}},\n");
+        text += &format!(
+            "  {{\"{name}\", kernel_{at}::launch_threads, kernel_{at}::launch_blocks, ks::emulated::entry(kernel_{at}::kronsparse)}},\n"
+        );
     }
     text + "};\n"
 }

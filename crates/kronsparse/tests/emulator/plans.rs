@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use fastrand::Rng;
 use half::{bf16, f16};
 use kronsparse::plan::gpu::{
-    ChainMmaPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, GpuPlan, GpuProblem, KernelPlan, Operand, PairPlan, Precision, Swizzle,
-    lanes_mma, narrow,
+    ChainMmaPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, GpuPlan, GpuProblem, KernelPlan, Operand,
+    PairPlan, Precision, Swizzle, lanes_mma, narrow,
 };
 use kronsparse::{Activation, Chain, ChainPattern, DType, Layout, Pattern, Scalar};
 
@@ -87,7 +87,8 @@ impl Plan {
                 Task { chain, dtype, precision, layout, aligned, bias, activation }
             }
             Plan::Several(plan) => {
-                let ChainProblem { chain, dtype, precision, layout, batch: _, aligned, bias, activation } = plan.problem().clone();
+                let ChainProblem { chain, dtype, precision, layout, batch: _, aligned, bias, activation } =
+                    plan.problem().clone();
                 Task { chain, dtype, precision, layout, aligned, bias, activation }
             }
         }

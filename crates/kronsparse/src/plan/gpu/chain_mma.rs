@@ -33,7 +33,11 @@ impl ChainMmaPlan {
 
     /// The only way to get a plan: f16, bf16 or f32, two factors or more, compute capability 8.0 or later, a tile whose vectors
     /// fit in shared memory.
-    pub fn new(problem: &ChainProblem, tile: Tile, machine: &GpuMachine) -> std::result::Result<ChainMmaPlan, Rejected> {
+    pub fn new(
+        problem: &ChainProblem,
+        tile: Tile,
+        machine: &GpuMachine,
+    ) -> std::result::Result<ChainMmaPlan, Rejected> {
         let numbers = Self::numbers(problem, &tile, machine)?;
         let (shared, most) = (numbers.shared, machine.shared_per_block as usize);
         let all = most + SHARED_RESERVED;
@@ -95,7 +99,11 @@ impl ChainMmaPlan {
     pub fn pack<T: Scalar>(&self, weights: &[&[T]]) -> Result<Vec<T>> {
         let factors = &self.numbers.factors;
         if weights.len() != factors.len() {
-            return Err(Error::Length { what: "weights (one array per factor)", expected: factors.len(), found: weights.len() });
+            return Err(Error::Length {
+                what: "weights (one array per factor)",
+                expected: factors.len(),
+                found: weights.len(),
+            });
         }
         let mut packed = vec![T::ZERO; self.numbers.packed];
         for (factor, &weights) in factors.iter().zip(weights) {
@@ -131,11 +139,16 @@ impl KernelPlan for ChainMmaPlan {
             (_, Precision::Full) => "ks::MmaF32",
             (_, Precision::Tf32) => "ks::MmaTf32",
         };
-        let factors: String = self.numbers.factors.iter().map(|factor| {
-            let [a, b, c, d] = factor.pattern.shape();
-            let FactorCut { columns, chunk_blocks, chunk_tiles } = factor.cut;
-            format!(", ks::ChainFactor<{a}, {b}, {c}, {d}, {columns}, {chunk_blocks}, {chunk_tiles}>")
-        }).collect();
+        let factors: String = self
+            .numbers
+            .factors
+            .iter()
+            .map(|factor| {
+                let [a, b, c, d] = factor.pattern.shape();
+                let FactorCut { columns, chunk_blocks, chunk_tiles } = factor.cut;
+                format!(", ks::ChainFactor<{a}, {b}, {c}, {d}, {columns}, {chunk_blocks}, {chunk_tiles}>")
+            })
+            .collect();
         format!(
             "ks::ChainTile<{number}, {}, {}, {bias}, {rows}, {row_warps}, {column_warps}, {}, {}{factors}>",
             layout_name(layout),

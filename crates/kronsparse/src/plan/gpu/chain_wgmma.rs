@@ -20,7 +20,6 @@ pub struct ChainWgmmaPlan {
     problem: ChainProblem,
     tile: Tile,
     numbers: Numbers,
-    multiprocessors: usize,
     /// Clusters that the machine holds at once.
     clusters: usize,
 }
@@ -34,7 +33,11 @@ impl ChainWgmmaPlan {
 
     /// The only way to get a plan: f16 or bf16, batch-first, on compute capability 9.0; aligned arrays with rows of whole 16 bytes; a first factor
     /// `(a, b, c, 1)` and a last one with few lanes; a tile whose vectors fit in shared memory.
-    pub fn new(problem: &ChainProblem, tile: Tile, machine: &GpuMachine) -> std::result::Result<ChainWgmmaPlan, Rejected> {
+    pub fn new(
+        problem: &ChainProblem,
+        tile: Tile,
+        machine: &GpuMachine,
+    ) -> std::result::Result<ChainWgmmaPlan, Rejected> {
         if !matches!(problem.dtype, DType::F16 | DType::Bf16) {
             return Err(Rejected::Element(problem.dtype));
         }
@@ -59,14 +62,17 @@ impl ChainWgmmaPlan {
         let most = machine.shared_per_block as usize;
         let needs = tile.blocks * (numbers.shared + SHARED_RESERVED) - SHARED_RESERVED;
         if needs > most {
-            return Err(Rejected::SharedMemory { needs: u32::try_from(needs).unwrap_or(u32::MAX), has: machine.shared_per_block });
+            return Err(Rejected::SharedMemory {
+                needs: u32::try_from(needs).unwrap_or(u32::MAX),
+                has: machine.shared_per_block,
+            });
         }
         let multiprocessors = machine.multiprocessors as usize;
         let clusters = match tile.cluster {
             1 => multiprocessors * tile.blocks,
             of => super::lanes_wgmma::clusters(of, multiprocessors),
         };
-        Ok(ChainWgmmaPlan { problem: problem.clone(), tile, numbers, multiprocessors, clusters })
+        Ok(ChainWgmmaPlan { problem: problem.clone(), tile, numbers, clusters })
     }
 
     /// Tiles worth trying, the fastest by estimate first.
@@ -116,7 +122,11 @@ impl ChainWgmmaPlan {
     pub fn pack<T: Scalar>(&self, weights: &[&[T]]) -> Result<Vec<T>> {
         let factors = &self.numbers.factors;
         if weights.len() != factors.len() {
-            return Err(Error::Length { what: "weights (one array per factor)", expected: factors.len(), found: weights.len() });
+            return Err(Error::Length {
+                what: "weights (one array per factor)",
+                expected: factors.len(),
+                found: weights.len(),
+            });
         }
         let mut packed = vec![T::ZERO; self.numbers.packed];
         for (factor, &weights) in factors.iter().zip(weights) {
@@ -125,22 +135,27 @@ impl ChainWgmmaPlan {
         Ok(packed)
     }
 
-    /// Estimated seconds for `problem().batch` vectors on an H100.
+    /// Estimated seconds for `problem().batch` vectors on an H100, from what the parts of a tile took there (clock by clock, in
+    /// `record/2026-11-23-h100`): X is waited for, then every output tile is multiplied by one warpgroup after the other and given out.
     pub fn seconds(&self) -> f64 {
         let numbers = &self.numbers;
-        let groups = self.tile.groups as f64;
-        let moved = (numbers.rows * (self.problem.chain.cols() + self.problem.chain.rows()) * 2) as f64;
-        let tensor = groups * numbers.factors.iter().map(|factor| factor.clocks()).sum::<f64>();
-        let weights = (numbers.packed * 2) as f64;
-        let resources = [tensor, weights / WEIGHT_BYTES, moved / MOVED_BYTES];
-        let most = resources.iter().copied().fold(0.0, f64::max);
-        let sum: f64 = resources.iter().sum();
+        let (cols, rows) = (self.problem.chain.cols(), self.problem.chain.rows());
+        let at_once = (self.tile.groups * self.tile.blocks) as f64;
+        let x_bytes = (64 * cols * 2) as f64 * at_once;
+        let mut clocks = X_LATENCY + x_bytes / MOVED_BYTES;
+        for (k, factor) in numbers.factors.iter().enumerate() {
+            let jobs = factor.jobs() as f64;
+            let boxes = if k + 1 == numbers.factors.len() {
+                factor.numbers_of_a_job() / 64.0
+            } else {
+                factor.numbers_of_a_job() / 128.0
+            };
+            clocks += factor.clocks() * at_once + jobs * (JOB + boxes * BOX);
+        }
         let tiles = self.problem.batch.max(1).div_ceil(numbers.rows);
-        let slots = self.clusters * self.tile.cluster;
-        let (whole, rest) = (tiles / slots, tiles % slots);
-        let together = |blocks: f64| (blocks * most).max(0.5 * (most + sum)) + LATENCY;
-        let last = if rest == 0 { 0.0 } else { together(rest.div_ceil(self.multiprocessors) as f64) };
-        START + (whole as f64 * together(self.tile.blocks as f64) + last) / CLOCK
+        let rounds = tiles.div_ceil(self.clusters * self.tile.cluster) as f64;
+        let bytes = (self.problem.batch * (cols + rows) * 2) as f64;
+        START + (rounds * clocks / CLOCK).max(bytes / BYTES_PER_SECOND)
     }
 
     /// Tiles of the vectors of a cluster.
@@ -150,14 +165,17 @@ impl ChainWgmmaPlan {
 }
 
 /// Seconds of a launch with its ends.
-const START: f64 = 4e-6;
+const START: f64 = 3.5e-6;
 /// Hertz.
 const CLOCK: f64 = 1.7e9;
-/// Bytes a clock and multiprocessor: of weights from the second-level cache, of X and Y.
-const WEIGHT_BYTES: f64 = 30.0;
+/// Bytes of X a clock and multiprocessor, and of X and Y a second.
 const MOVED_BYTES: f64 = 13.0;
-/// Clocks of a tile that nothing hides.
-const LATENCY: f64 = 3000.0;
+const BYTES_PER_SECOND: f64 = 2.9e12;
+/// Clocks until the first numbers of X are there.
+const X_LATENCY: f64 = 2000.0;
+/// Clocks of a job beside its products, and of 64 columns of 64 vectors that are given out.
+const JOB: f64 = 100.0;
+const BOX: f64 = 340.0;
 
 /// The patterns in the order of application.
 fn applied(problem: &ChainProblem) -> Vec<Pattern> {
@@ -200,7 +218,8 @@ fn cuts(patterns: &[Pattern], numbers: usize, depth: usize) -> Vec<FactorCut> {
         let steps = c.div_ceil(16);
         // All steps, or whole lines of them, where that is not too much at a time.
         let fits = |x: &usize| steps.is_multiple_of(*x) && (*x == steps || x.is_multiple_of(4));
-        let divisor = (1..=depth).rev().find(fits).or_else(|| (1..=depth).rev().find(|x| steps.is_multiple_of(*x))).unwrap_or(1);
+        let divisor =
+            (1..=depth).rev().find(fits).or_else(|| (1..=depth).rev().find(|x| steps.is_multiple_of(*x))).unwrap_or(1);
         if k == 0 {
             return FactorCut { outs: b.next_multiple_of(32).min(256), depth: 1 };
         }
@@ -209,7 +228,10 @@ fn cuts(patterns: &[Pattern], numbers: usize, depth: usize) -> Vec<FactorCut> {
             let most = (b * d).next_multiple_of(64).min(numbers);
             return FactorCut { outs: (most / d).max(8), depth: divisor };
         }
-        FactorCut { outs: if b.is_multiple_of(32) || b > 32 { b.next_multiple_of(32).min(128) } else { b.next_multiple_of(8) }, depth: divisor }
+        FactorCut {
+            outs: if b.is_multiple_of(32) || b > 32 { b.next_multiple_of(32).min(128) } else { b.next_multiple_of(8) },
+            depth: divisor,
+        }
     };
     patterns.iter().enumerate().map(cut).collect()
 }
@@ -273,7 +295,10 @@ impl KernelPlan for ChainWgmmaPlan {
                 swizzle: Swizzle::Bytes128,
             }
         };
-        vec![map(Operand::X, self.problem.chain.cols(), self.numbers.rows), map(Operand::Y, self.problem.chain.rows(), 64)]
+        vec![
+            map(Operand::X, self.problem.chain.cols(), self.numbers.rows),
+            map(Operand::Y, self.problem.chain.rows(), 64),
+        ]
     }
 }
 

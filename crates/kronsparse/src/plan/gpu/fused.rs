@@ -40,6 +40,15 @@ macro_rules! families {
                     ))),
                 }
             }
+            /// The plans of the family called `name` that are tried, the fastest by estimate first; none where it has none.
+            pub fn candidates(name: &str, problem: &ChainProblem, machine: &GpuMachine) -> Vec<FusedPlan> {
+                match name {
+                    $($plan::NAME => {
+                        $plan::candidates(problem, machine).into_iter().map(FusedPlan::$variant).collect()
+                    })*
+                    _ => Vec::new(),
+                }
+            }
             /// The few plans that are worth a measurement: the best of each family by estimate, none much slower than the
             /// best of all.
             pub fn promising(problem: &ChainProblem, machine: &GpuMachine) -> Vec<FusedPlan> {

@@ -34,7 +34,7 @@ const MONARCH: &str = "(1,64,64,64)(64,64,64,1)";
 fn a_large_batch_of_a_16_bit_monarch_chain_is_one_kernel() {
     let plan = plan(MONARCH, DType::F16, 25088);
     let steps = plan.steps();
-    assert_eq!(parts(&plan), [Part::Pair(0)]);
+    assert_eq!(parts(&plan), [Part::Together(Cut { at: 0, count: 2 })]);
     assert_eq!((steps[0].name, plan.name(steps[0].part).as_str()), ("pair_wgmma", "(1,64,64,64) after (64,64,64,1)"));
     assert!(steps[0].to_string().starts_with("pair_wgmma: "), "{}", steps[0]);
     assert!((200e-6..260e-6).contains(&plan.seconds()), "{}", plan.seconds());
@@ -50,14 +50,18 @@ fn one_vector_goes_factor_by_factor_the_lanes_by_the_narrow_kernel() {
     assert_eq!(plan.steps()[1].name, "narrow");
     let narrow = plan.ways(1).iter().find(|way| way.name() == "narrow").unwrap();
     assert!(narrow.seconds < 1.5 * plan.steps()[0].seconds, "{narrow}");
-    assert!(plan.pair(0).unwrap().seconds() > plan.seconds());
+    assert!(plan.together(Cut { at: 0, count: 2 }).unwrap().seconds() > plan.seconds());
 }
 
 #[test]
-fn f32_goes_factor_by_factor_and_the_pair_says_why() {
+fn large_f32_chains_go_factor_by_factor_and_every_family_says_why() {
     let plan = plan(MONARCH, DType::F32, 25088);
     assert_eq!(parts(&plan), [Part::Factor(1), Part::Factor(0)]);
-    assert_eq!(plan.pair(0).unwrap_err(), &Rejected::Element(DType::F32));
+    let why = plan.together(Cut { at: 0, count: 2 }).unwrap_err().to_string();
+    assert!(
+        why.contains("pair_wgmma: the kernel does not multiply f32") && why.contains("chain_mma: the tile needs"),
+        "{why}"
+    );
     assert_eq!(plan.seconds(), plan.seconds_apart());
 }
 
@@ -81,8 +85,9 @@ fn many_small_factors_of_a_small_matrix_are_one_dense_product() {
 fn an_odd_number_of_factors_pairs_what_it_can() {
     // Only (…,1) and then (1,…) go together, so the factor on the left is alone.
     let three = plan("(2,64,64,32)(1,64,64,64)(64,64,64,1)", DType::F16, 25088);
-    assert_eq!(parts(&three), [Part::Pair(1), Part::Factor(0)]);
-    assert!(three.pair(0).unwrap_err().to_string().contains("(a, b, c, 1) and then (1, b, c, d)"));
+    assert_eq!(parts(&three), [Part::Together(Cut { at: 1, count: 2 }), Part::Factor(0)]);
+    let why = three.together(Cut { at: 0, count: 2 }).unwrap_err().to_string();
+    assert!(why.contains("(a, b, c, 1) and then (1, b, c, d)"), "{why}");
     let one = plan("(1,64,64,64)", DType::F16, 25088);
     assert_eq!(parts(&one), [Part::Factor(0)]);
     assert!(one.dense().unwrap_err().to_string().contains("one factor"));
@@ -136,10 +141,7 @@ fn seconds_add_up_and_nothing_that_is_listed_is_faster() {
                     // Every factor once, the right-most first.
                     let mut places: Vec<usize> = Vec::new();
                     for cut in plan.cuts() {
-                        match *cut {
-                            Cut::Factor(at) => places.push(at),
-                            Cut::Pair(at) => places.extend([at + 1, at]),
-                        }
+                        places.extend((cut.at..cut.at + cut.count).rev());
                     }
                     assert_eq!(places, (0..p.chain.patterns().len()).rev().collect::<Vec<_>>(), "{p:?}");
                 }
@@ -159,7 +161,7 @@ fn bias_and_alignment_belong_to_the_ends() {
     let ends = [0, 1, 2].map(|at| p.factor(at)).map(|factor| (factor.aligned, factor.bias, factor.activation));
     let (gelu, none) = (Activation::Gelu, Activation::None);
     assert_eq!(ends, [(false, true, gelu), (true, false, none), (false, false, none)]);
-    let pairs = [0, 1].map(|at| p.pair(at)).map(|pair| (pair.aligned, pair.bias, pair.activation));
+    let pairs = [0, 1].map(|at| p.part(at, 2)).map(|pair| (pair.aligned, pair.bias, pair.activation));
     assert_eq!(pairs, [(false, true, gelu), (false, false, none)]);
     let whole = p.whole().unwrap();
     assert_eq!(

@@ -11,9 +11,29 @@ pub(super) fn tiles(patterns: &[Pattern], element: usize) -> Vec<Tile> {
     let mut all = Vec::new();
     // Vectors, warps that share them, warps that share the columns.
     let shapes = [
-        (16, 1, 4), (16, 1, 8), (16, 1, 16), (32, 1, 4), (32, 1, 8), (32, 1, 16), (32, 2, 4), (48, 1, 8), (48, 3, 4), (64, 1, 4),
-        (64, 1, 8), (64, 2, 4), (64, 2, 8), (64, 4, 2), (96, 2, 4), (96, 3, 4), (128, 2, 4), (128, 2, 8), (128, 4, 2), (128, 4, 4), (192, 3, 4),
-        (192, 4, 4), (256, 4, 4),
+        (16, 1, 4),
+        (16, 1, 8),
+        (16, 1, 16),
+        (32, 1, 4),
+        (32, 1, 8),
+        (32, 1, 16),
+        (32, 2, 4),
+        (48, 1, 8),
+        (48, 3, 4),
+        (64, 1, 4),
+        (64, 1, 8),
+        (64, 2, 4),
+        (64, 2, 8),
+        (64, 4, 2),
+        (96, 2, 4),
+        (96, 3, 4),
+        (128, 2, 4),
+        (128, 2, 8),
+        (128, 4, 2),
+        (128, 4, 4),
+        (192, 3, 4),
+        (192, 4, 4),
+        (256, 4, 4),
     ];
     for (rows, row_warps, column_warps) in shapes {
         for most in [8, 4, 2, 1] {
@@ -58,7 +78,11 @@ fn cuts(patterns: &[Pattern], element: usize, most: usize, warps: usize, bytes: 
             (least(a, c * d * element, d * tiles), tiles)
         } else if k + 1 == count {
             let whole = b * d * element >= bytes && d * tiles >= warps;
-            if whole { (1, least(tiles, 8 * columns * d * element, d)) } else { (least(a, b * d * element, d * tiles), tiles) }
+            if whole {
+                (1, least(tiles, 8 * columns * d * element, d))
+            } else {
+                (least(a, b * d * element, d * tiles), tiles)
+            }
         } else {
             (a, tiles)
         };

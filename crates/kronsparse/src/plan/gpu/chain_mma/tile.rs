@@ -134,13 +134,24 @@ const LARGEST: usize = i32::MAX as usize;
 
 impl Numbers {
     /// `split` says whether every number is split into two TF32 parts, `called` whether the activation is a function that is called. Errors: the rule that the tile or a pattern breaks.
-    pub(super) fn new(patterns: &[Pattern], element: usize, split: bool, called: bool, tile: &Tile) -> Result<Numbers, String> {
+    pub(super) fn new(
+        patterns: &[Pattern],
+        element: usize,
+        split: bool,
+        called: bool,
+        tile: &Tile,
+    ) -> Result<Numbers, String> {
         let Tile { rows, row_warps, column_warps, blocks, cuts } = tile;
         let check = |holds: bool, why: String| if holds { Ok(()) } else { Err(why) };
         check(patterns.len() >= 2, format!("the kernel multiplies by two factors or more, found {}", patterns.len()))?;
-        check(patterns.len() == cuts.len(), format!("{} factors need as many cuts, found {}", patterns.len(), cuts.len()))?;
         check(
-            [row_warps, column_warps, blocks].into_iter().all(|&x| x > 0) && *rows > 0 && rows.is_multiple_of(16 * row_warps),
+            patterns.len() == cuts.len(),
+            format!("{} factors need as many cuts, found {}", patterns.len(), cuts.len()),
+        )?;
+        check(
+            [row_warps, column_warps, blocks].into_iter().all(|&x| x > 0)
+                && *rows > 0
+                && rows.is_multiple_of(16 * row_warps),
             format!("every warp has whole tiles of 16 vectors, found {rows} vectors for {row_warps} warps"),
         )?;
         let threads = tile.threads();
@@ -164,7 +175,11 @@ impl Numbers {
             let most = (REGISTERS / (threads * blocks) / 8 * 8).min(MOST_REGISTERS);
             check(
                 registers <= most,
-                format!("{} tiles × {} columns of a warp need about {registers} registers, a thread has {most}", tile.row_tiles(), cut.columns),
+                format!(
+                    "{} tiles × {} columns of a warp need about {registers} registers, a thread has {most}",
+                    tile.row_tiles(),
+                    cut.columns
+                ),
             )?;
             factors.push(factor);
         }

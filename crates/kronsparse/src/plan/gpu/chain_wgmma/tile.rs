@@ -59,7 +59,12 @@ pub(super) struct FactorNumbers {
 }
 
 impl FactorNumbers {
-    fn new(pattern: Pattern, cut: FactorCut, next: Option<Pattern>, before: Option<&FactorNumbers>) -> Result<FactorNumbers, String> {
+    fn new(
+        pattern: Pattern,
+        cut: FactorCut,
+        next: Option<Pattern>,
+        before: Option<&FactorNumbers>,
+    ) -> Result<FactorNumbers, String> {
         let ([a, b, c, d], FactorCut { outs, depth }) = (pattern.shape(), cut);
         let check = |holds: bool, why: String| if holds { Ok(()) } else { Err(why) };
         check(
@@ -67,7 +72,10 @@ impl FactorNumbers {
             format!("wgmma has 8, 16, … 256 outputs, found {outs}"),
         )?;
         let (out_tiles, steps) = (b.div_ceil(outs), c.div_ceil(STEP));
-        check(depth > 0 && steps.is_multiple_of(depth), format!("{depth} steps at a time must divide the {steps} of {pattern}"))?;
+        check(
+            depth > 0 && steps.is_multiple_of(depth),
+            format!("{depth} steps at a time must divide the {steps} of {pattern}"),
+        )?;
         let first = before.is_none();
         let lanes = if next.is_none() { d } else { 1 };
         if first {
@@ -77,12 +85,21 @@ impl FactorNumbers {
                 format!("c of the first factor must be 16, 32 or a multiple of 64, found {pattern}"),
             )?;
             check((a * c).is_multiple_of(LINE), format!("X must have whole lines of 64 numbers, found {pattern}"))?;
-            check(out_tiles == 1, format!("the first factor's outputs must come together, found {b} in tiles of {outs}"))?;
+            check(
+                out_tiles == 1,
+                format!("the first factor's outputs must come together, found {b} in tiles of {outs}"),
+            )?;
         }
         if next.is_none() {
             check(matches!(d, 1 | 2 | 4 | 8), format!("d of the last factor must be 1, 2, 4 or 8, found {pattern}"))?;
-            check((outs * d).is_multiple_of(LINE), format!("Y leaves in boxes of 64 numbers, found {outs} outputs of {d} lanes"))?;
-            check(a == 1 || b.is_multiple_of(outs), format!("blocks of Y must be whole tiles of {outs} outputs, found {pattern}"))?;
+            check(
+                (outs * d).is_multiple_of(LINE),
+                format!("Y leaves in boxes of 64 numbers, found {outs} outputs of {d} lanes"),
+            )?;
+            check(
+                a == 1 || b.is_multiple_of(outs),
+                format!("blocks of Y must be whole tiles of {outs} outputs, found {pattern}"),
+            )?;
         }
         let jobs = a * (d / lanes) * out_tiles;
         let (uses, use_bytes) = if first {
@@ -91,7 +108,8 @@ impl FactorNumbers {
             (jobs * (steps / depth), depth * lanes * outs * 32)
         };
         let run = next.and_then(|next| {
-            let whole = d == 1 && b.is_multiple_of(UNIT * next.d()) && next.c().is_multiple_of(UNIT) && outs.is_multiple_of(32);
+            let whole =
+                d == 1 && b.is_multiple_of(UNIT * next.d()) && next.c().is_multiple_of(UNIT) && outs.is_multiple_of(32);
             whole.then_some((b / next.d(), next.d()))
         });
         Ok(FactorNumbers {
@@ -121,11 +139,20 @@ impl FactorNumbers {
     fn sums(&self) -> usize {
         self.cut.outs / 2 * if self.first { self.blocks() } else { self.lanes }
     }
-    /// Clocks of the tensor cores for 64 vectors: `wgmma` takes 14 or more, also for few outputs.
+    /// Clocks of the tensor cores for 64 vectors: `wgmma` with A in shared memory takes 26 or more, also for few outputs.
     pub(super) fn clocks(&self) -> f64 {
         let [a, _, c, d] = self.pattern.shape();
         let products = if self.first { a * c / STEP } else { a * d * self.out_tiles * self.steps };
-        products as f64 * (self.cut.outs as f64 / 2.0).max(16.0)
+        products as f64 * (self.cut.outs as f64 * 0.55).max(26.0)
+    }
+    /// Jobs of a warpgroup per tile of vectors.
+    pub(super) fn jobs(&self) -> usize {
+        let [a, _, _, d] = self.pattern.shape();
+        if self.first { a.div_ceil(self.blocks()) } else { a * (d / self.lanes) * self.out_tiles }
+    }
+    /// Numbers of a vector that a job gives out.
+    pub(super) fn numbers_of_a_job(&self) -> f64 {
+        (self.cut.outs * if self.first { self.blocks() } else { self.lanes }) as f64
     }
 
     /// Where weight `(i, o, l, j)` stands.
@@ -178,7 +205,10 @@ impl Numbers {
         let Tile { cluster, groups, stages, blocks, ref cuts } = *tile;
         let check = |holds: bool, why: String| if holds { Ok(()) } else { Err(why) };
         check(patterns.len() >= 2, format!("the kernel multiplies by two factors or more, found {}", patterns.len()))?;
-        check(patterns.len() == cuts.len(), format!("{} factors need as many cuts, found {}", patterns.len(), cuts.len()))?;
+        check(
+            patterns.len() == cuts.len(),
+            format!("{} factors need as many cuts, found {}", patterns.len(), cuts.len()),
+        )?;
         check((1..=3).contains(&groups), format!("a block has one to three warpgroups that multiply, found {groups}"))?;
         check(matches!(cluster, 1 | 2 | 4 | 8), format!("a cluster has 1, 2, 4 or 8 blocks, found {cluster}"))?;
         check(stages >= 2 && blocks >= 1, format!("the ring needs two stages or more, found {stages}"))?;
@@ -199,7 +229,9 @@ impl Numbers {
         let chunks = factors.last().map_or(0, |last| last.steps / last.cut.depth);
         check(
             groups == 1 || chunks <= stages,
-            format!("warpgroups take turns: the {chunks} chunks of an output tile must be in the ring together, found {stages} stages"),
+            format!(
+                "warpgroups take turns: the {chunks} chunks of an output tile must be in the ring together, found {stages} stages"
+            ),
         )?;
         let rows = 64 * groups;
         let threads = 128 * (groups + 1);
