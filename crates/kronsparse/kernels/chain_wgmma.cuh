@@ -354,9 +354,8 @@ template <class S> struct ChainWgmma {
     for (i64 t = cluster; t < tiles; t += clusters) {
       first(who, at);
       hand_over(who);
+      // At its end all warps wait for each other once all products are done: the hidden numbers have been read.
       later<1>(who, at, turns, buffer, row_of(t) + group * 64);
-      // The hidden numbers have been read, by every warp.
-      if (t + clusters < tiles) sync_some(1 + group, 128);
     }
     // Shared memory stays until the copy engine has read it.
     if (who.lane == 0 && who.warp == 0) bulk_wait_read<0>();

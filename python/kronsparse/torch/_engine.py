@@ -189,6 +189,10 @@ def apply_cuda(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: b
     """As ``apply_cpu``, queued on PyTorch's current stream of the tensors' GPU. Weights are packed on the host:
     whenever their version has changed they are copied there and back, whatever ``cache`` says."""
     index = x.device.index
+    if x.device.type != "cuda":
+        # Weights or bias are on a GPU: this says which.
+        check(x, weights, bias, adjoint)
+        raise ValueError(f"x: expected a tensor on a GPU like the others, found one on {x.device}")
     if index != torch.cuda.current_device():
         # The engine makes the GPU of its operator current, as PyTorch must know.
         with torch.cuda.device(index):
