@@ -60,8 +60,9 @@ fn json_has_the_steps_the_ways_and_the_reasons() {
         assert!(number(&plan["roofline_seconds"]) < sum, "{plan}");
         let ways = plan["ways"].as_array().expect("a list");
         assert_eq!(ways.iter().filter(|way| way["taken"] == true).count(), steps.len(), "{plan}");
-        // An estimate or a reason, never both and never neither: 4 families and 3 algorithms twice, the pair, the chain.
-        assert_eq!(ways.len(), 2 * 7 + 2);
+        // An estimate or a reason, never both and never neither: 4 families and 3 algorithms twice, 3 families for
+        // both factors, dense of the chain.
+        assert_eq!(ways.len(), 2 * 7 + 3 + 1);
         assert!(ways.iter().all(|way| way["seconds"].is_number() != way["refused_because"].is_string()), "{plan}");
     }
     assert_eq!(plans[0]["steps"][0]["way"], "pair_wgmma");

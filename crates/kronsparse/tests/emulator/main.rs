@@ -1,6 +1,7 @@
 //! The CUDA kernels on the host: kernels/emulator runs them thread by thread, with every rule checked that a GPU does not check.
 //! Needs a C++17 compiler (`CXX`, or one of c++, g++, clang++); no GPU and nothing of CUDA.
 
+mod chain_plans;
 mod compile;
 #[path = "../harness/mod.rs"]
 mod harness;
