@@ -119,9 +119,11 @@ mod tests {
             cache: Vec::new(),
         };
         let definition = Definition::from_argument("(1,64,64,64)(64,64,64,1)", &sweep).unwrap();
-        for algorithm in [Algorithm::Auto, Algorithm::Fused] {
+        // Fused takes the best; auto measures the few best.
+        for (algorithm, counts) in [(Algorithm::Fused, 1..=1), (Algorithm::Auto, 2..=3)] {
             let all = sources(&definition, &[algorithm], 1 << 30, &GpuMachine::h100());
-            assert_eq!(all.iter().filter(|source| source.contains("pair_wgmma.cuh")).count(), 1, "{algorithm}");
+            let found = all.iter().filter(|source| source.contains("pair_wgmma.cuh")).count();
+            assert!(counts.contains(&found), "{algorithm}: {found} kernels, expected {counts:?}");
         }
         assert!(sources(&definition, &[Algorithm::Dense], 1 << 30, &GpuMachine::h100()).is_empty());
     }
