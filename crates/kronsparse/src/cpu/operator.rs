@@ -10,8 +10,10 @@ use super::simd::Isa;
 use crate::plan::{Activation, Algorithm, Layout, Problem, Tile};
 use crate::{Chain, ChainPattern, Error, Result, Scalar};
 
-/// Fewer floating-point operations than this per thread, some ten microseconds of work, are not worth waking one up.
+/// Less work than this per thread, some ten microseconds, is not worth waking one up: floating-point operations, or bytes
+/// moved, each of which takes about as long as ten of them.
 const WORK_PER_THREAD: f64 = (1 << 20) as f64;
+const WORK_PER_BYTE: f64 = 10.0;
 
 /// How an [`Operator`] multiplies. Every field has a default.
 #[derive(Clone, Debug)]
@@ -208,8 +210,8 @@ impl<T: Scalar> Operator<T> {
 
     /// How many threads share so many items of `n` vectors.
     fn workers(&self, items: usize, n: usize) -> usize {
-        let worthwhile = self.pattern.flops(n) / WORK_PER_THREAD;
-        self.threads().min(items).min(worthwhile as usize).max(1)
+        let work = self.pattern.flops(n).max(WORK_PER_BYTE * self.pattern.bytes(n, size_of::<T>()));
+        self.threads().min(items).min((work / WORK_PER_THREAD) as usize).max(1)
     }
 
     fn is_narrow(n: usize) -> bool {
