@@ -190,16 +190,20 @@ impl<T: Scalar> Operator<T> {
             singles[at..at + count].iter().flatten().map(|(seconds, _)| seconds).sum()
         };
         let mut groups: Vec<(Cut, f64, Step<T>)> = Vec::new();
+        let mut not_measured = Vec::new();
         for (cut, plans) in self.promising_groups(key) {
             let (from, to) = place(cut);
             let mut best = apart(cut);
             for plan in plans {
-                let estimate = plan.seconds();
+                let (estimate, name) = (plan.seconds(), plan.name());
                 let mut step = match self.fused(cut, plan, key, shared) {
                     Ok(step) => step,
                     // What is wrong with a kernel must be seen.
                     Err(error @ Error::Compile { .. }) => return Err(error),
-                    Err(_) => continue,
+                    Err(error) => {
+                        not_measured.push(format!("{name} of {}: {error}", self.fused_name(cut)));
+                        continue;
+                    }
                 };
                 let run = |stream: &Stream| {
                     // SAFETY: as above.
@@ -231,6 +235,9 @@ impl<T: Scalar> Operator<T> {
                 None => singles[cut.at].take().map(|(_, step)| step),
             };
             steps.push(step.expect("every cut was measured"));
+        }
+        for step in steps.iter_mut().filter(|_| !not_measured.is_empty()) {
+            step.why.push_str(&without(&not_measured));
         }
         let dense = self.chain_problem(key).dense(self.device.machine(), limit).ok();
         if let Some(dense) = dense.filter(|dense| dense.seconds <= WITHIN * least) {

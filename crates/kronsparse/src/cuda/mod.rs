@@ -16,11 +16,12 @@ mod memory;
 pub mod multiplier;
 mod operator;
 mod options;
-mod pairs;
+
 pub mod source;
 mod step;
 mod stream;
 pub mod timing;
+mod together;
 pub mod vendor;
 
 pub use device::Device;

@@ -31,7 +31,7 @@ impl<T: Scalar> Operator<T> {
     }
 
     /// How the factors are called.
-    fn fused_name(&self, cut: Cut) -> String {
+    pub(super) fn fused_name(&self, cut: Cut) -> String {
         let patterns = self.chain.factors()[cut.at..cut.at + cut.count].iter();
         patterns.map(|factor| factor.pattern().to_string()).collect::<Vec<_>>().join(" after ")
     }
