@@ -86,6 +86,7 @@ fn gcd(x: usize, y: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pattern::divisors;
     use crate::{Chain, ChainSpec, Matrix};
 
     fn pattern(text: &str) -> ChainPattern {
@@ -125,10 +126,6 @@ mod tests {
         rows.map(|row| (i * wide..(i + 1) * wide).map(|col| m.get(row, col)).collect()).collect()
     }
 
-    fn divisors(n: usize) -> impl Iterator<Item = usize> {
-        (1..=n).filter(move |d| n.is_multiple_of(*d))
-    }
-
     #[test]
     fn random_weights_attain_the_rank_of_every_split() {
         for text in [
@@ -163,7 +160,7 @@ mod tests {
             let chain = pattern(text);
             let (rows, cols) = (chain.rows(), chain.cols());
             let (dense, splits) = (random(&chain), splits(&chain).unwrap());
-            for (a, d) in divisors(cols).flat_map(|a| divisors(rows).map(move |d| (a, d))) {
+            for (a, d) in divisors(cols).into_iter().flat_map(|a| divisors(rows).into_iter().map(move |d| (a, d))) {
                 let bound = rank_bound(&splits, rows, cols, a, d);
                 let of = |(i, j)| rank(block(&dense, a, d, i, j));
                 let most = (0..a).flat_map(|i| (0..d).map(move |j| (i, j))).map(of).max().unwrap();

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::pattern::divisors;
 use crate::{ChainPattern, Error, Pattern, Result};
 
 /// A chain that is said to use a budget uses at least this share of it.
@@ -336,13 +337,6 @@ fn round_ranks(least: usize, most: usize) -> Vec<usize> {
     ranks.sort_unstable();
     ranks.dedup();
     ranks
-}
-
-/// All divisors of `n`, ascending.
-fn divisors(n: usize) -> Vec<usize> {
-    let low: Vec<usize> = (1..).take_while(|d| d * d <= n).filter(|d| n.is_multiple_of(*d)).collect();
-    let high = low.iter().rev().map(|d| n / d).filter(|d| d * d > n);
-    low.iter().copied().chain(high).collect()
 }
 
 #[cfg(test)]

@@ -16,5 +16,6 @@ pub use chain::{Chain, Layer};
 pub use chain_pattern::ChainPattern;
 pub use factor::Factor;
 pub use matrix::Matrix;
+pub(crate) use named::divisors;
 pub use single::Pattern;
 pub use spec::ChainSpec;

@@ -136,8 +136,11 @@ impl Partial {
     }
 }
 
-fn divisors(n: usize) -> Vec<usize> {
-    (1..=n).filter(|d| n.is_multiple_of(*d)).collect()
+/// All divisors of `n`, ascending.
+pub(crate) fn divisors(n: usize) -> Vec<usize> {
+    let low: Vec<usize> = (1..).take_while(|d| d * d <= n).filter(|d| n.is_multiple_of(*d)).collect();
+    let high = low.iter().rev().map(|d| n / d).filter(|d| d * d > n);
+    low.iter().copied().chain(high).collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::plan::Algorithm;
 use crate::{Activation, ChainPattern, DType, Layout, Pattern, Result};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// One multiplication by a chain, without its numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +38,11 @@ impl ChainProblem {
     pub fn factor(&self, at: usize) -> GpuProblem {
         let (first, last) = (at + 1 == self.chain.patterns().len(), at == 0);
         self.product(self.chain.patterns()[at], first, last)
+    }
+
+    /// The patterns in the order of application, the right-most factor first.
+    pub fn applied(&self) -> Vec<Pattern> {
+        self.chain.patterns().iter().rev().copied().collect()
     }
 
     /// Factors `at` to `at + count - 1`, one or more.

@@ -3,10 +3,11 @@
 
 use std::fmt;
 
+use super::fused::fastest_first;
 use super::lanes_mma::vector_of;
 use super::plain::{activation_name, layout_name};
-use super::{ChainProblem, GpuMachine, KernelPlan, Precision, Rejected, TensorMap};
-use crate::{Activation, DType, Error, Pattern, Result, Scalar};
+use super::{ChainProblem, GpuMachine, KernelPlan, Precision, Rejected, TensorMap, weight_parts};
+use crate::{Activation, DType, Pattern, Result, Scalar};
 
 mod candidates;
 mod cost;
@@ -58,18 +59,18 @@ impl ChainMmaPlan {
         }
         let split = problem.dtype == DType::F32 && problem.precision == Precision::Full;
         let called = !matches!(problem.activation, Activation::None | Activation::Relu);
-        Numbers::new(&applied(problem), problem.dtype.size(), split, called, tile).map_err(Rejected::Rule)
+        Numbers::new(&problem.applied(), problem.dtype.size(), split, called, tile).map_err(Rejected::Rule)
     }
 
     /// Tiles worth trying, the fastest by estimate first.
     pub fn candidates(problem: &ChainProblem, machine: &GpuMachine) -> Vec<ChainMmaPlan> {
-        let mut plans: Vec<(f64, ChainMmaPlan)> = candidates::tiles(&applied(problem), problem.dtype.size())
-            .into_iter()
-            .filter_map(|tile| ChainMmaPlan::new(problem, tile, machine).ok())
-            .map(|plan| (plan.seconds(), plan))
-            .collect();
-        plans.sort_by(|p, q| p.0.total_cmp(&q.0));
-        plans.into_iter().map(|(_, plan)| plan).collect()
+        // No block holds what is wider.
+        let narrow = |pattern: &Pattern| pattern.rows() <= machine.shared_per_block as usize;
+        if !problem.chain.patterns()[1..].iter().all(narrow) {
+            return Vec::new();
+        }
+        let tiles = candidates::tiles(&problem.applied(), problem.dtype.size()).into_iter();
+        fastest_first(tiles.filter_map(|tile| Self::new(problem, tile, machine).ok()), Self::seconds)
     }
 
     /// The plan with the least estimated time.
@@ -78,7 +79,7 @@ impl ChainMmaPlan {
     pub fn choose(problem: &ChainProblem, machine: &GpuMachine) -> std::result::Result<ChainMmaPlan, Rejected> {
         match Self::candidates(problem, machine).into_iter().next() {
             Some(plan) => Ok(plan),
-            None => Self::new(problem, candidates::smallest(&applied(problem), problem.dtype.size()), machine),
+            None => Self::new(problem, candidates::smallest(&problem.applied(), problem.dtype.size()), machine),
         }
     }
 
@@ -97,30 +98,14 @@ impl ChainMmaPlan {
 
     /// The weights of all factors, each of shape `(a, b, c, d)` in C order, in the order of application, in the kernel's order.
     pub fn pack<T: Scalar>(&self, weights: &[&[T]]) -> Result<Vec<T>> {
-        let factors = &self.numbers.factors;
-        if weights.len() != factors.len() {
-            return Err(Error::Length {
-                what: "weights (one array per factor)",
-                expected: factors.len(),
-                found: weights.len(),
-            });
-        }
-        let mut packed = vec![T::ZERO; self.numbers.packed];
-        for (factor, &weights) in factors.iter().zip(weights) {
-            super::weight_parts::place(factor.pattern, weights, &mut packed, |i, o, l, j| factor.index(i, o, l, j))?;
-        }
-        Ok(packed)
+        let index = |factor: usize, [i, o, l, j]: [usize; 4]| self.numbers.factors[factor].index(i, o, l, j);
+        weight_parts::pack(&self.problem.applied(), weights, self.numbers.packed, index)
     }
 
     /// The widest aligned access to rows of X and Y.
     fn align(&self) -> usize {
         if self.problem.aligned { 16 } else { vector_of(self.problem.dtype.size()) }
     }
-}
-
-/// The patterns in the order of application.
-fn applied(problem: &ChainProblem) -> Vec<Pattern> {
-    problem.chain.patterns().iter().rev().copied().collect()
 }
 
 impl KernelPlan for ChainMmaPlan {

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::fused::fastest_first;
 use super::lanes_wgmma::{Kind, wgmma_shared_header};
 use super::plain::activation_name;
-use super::{ChainProblem, GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap};
-use crate::{DType, Error, Layout, Pattern, Result, Scalar};
+use super::{ChainProblem, GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap, weight_parts};
+use crate::{DType, Layout, Pattern, Result, Scalar};
 
 mod tile;
 
@@ -58,7 +59,7 @@ impl ChainWgmmaPlan {
         if problem.batch > i32::MAX as usize {
             return rule(format!("the copy engine counts up to {}, found {} vectors", i32::MAX, problem.batch));
         }
-        let numbers = Numbers::new(&applied(problem), &tile).map_err(Rejected::Rule)?;
+        let numbers = Numbers::new(&problem.applied(), &tile).map_err(Rejected::Rule)?;
         let most = machine.shared_per_block as usize;
         let needs = tile.blocks * (numbers.shared + SHARED_RESERVED) - SHARED_RESERVED;
         if needs > most {
@@ -77,13 +78,8 @@ impl ChainWgmmaPlan {
 
     /// Tiles worth trying, the fastest by estimate first.
     pub fn candidates(problem: &ChainProblem, machine: &GpuMachine) -> Vec<ChainWgmmaPlan> {
-        let mut plans: Vec<(f64, ChainWgmmaPlan)> = tiles(&applied(problem))
-            .into_iter()
-            .filter_map(|tile| Self::with_most_stages(problem, tile, machine))
-            .map(|plan| (plan.seconds(), plan))
-            .collect();
-        plans.sort_by(|p, q| p.0.total_cmp(&q.0));
-        plans.into_iter().map(|(_, plan)| plan).collect()
+        let tiles = tiles(&problem.applied()).into_iter();
+        fastest_first(tiles.filter_map(|tile| Self::with_most_stages(problem, tile, machine)), Self::seconds)
     }
 
     /// The plan with the least estimated time.
@@ -92,7 +88,7 @@ impl ChainWgmmaPlan {
     pub fn choose(problem: &ChainProblem, machine: &GpuMachine) -> std::result::Result<ChainWgmmaPlan, Rejected> {
         match Self::candidates(problem, machine).into_iter().next() {
             Some(plan) => Ok(plan),
-            None => Self::new(problem, smallest(&applied(problem)), machine),
+            None => Self::new(problem, smallest(&problem.applied()), machine),
         }
     }
 
@@ -120,19 +116,8 @@ impl ChainWgmmaPlan {
 
     /// The weights of all factors, each of shape `(a, b, c, d)` in C order, in the order of application, in the kernel's order.
     pub fn pack<T: Scalar>(&self, weights: &[&[T]]) -> Result<Vec<T>> {
-        let factors = &self.numbers.factors;
-        if weights.len() != factors.len() {
-            return Err(Error::Length {
-                what: "weights (one array per factor)",
-                expected: factors.len(),
-                found: weights.len(),
-            });
-        }
-        let mut packed = vec![T::ZERO; self.numbers.packed];
-        for (factor, &weights) in factors.iter().zip(weights) {
-            super::weight_parts::place(factor.pattern, weights, &mut packed, |i, o, l, j| factor.index(i, o, l, j))?;
-        }
-        Ok(packed)
+        let index = |factor: usize, [i, o, l, j]: [usize; 4]| self.numbers.factors[factor].index(i, o, l, j);
+        weight_parts::pack(&self.problem.applied(), weights, self.numbers.packed, index)
     }
 
     /// Estimated seconds for `problem().batch` vectors on an H100, from what the parts of a tile took there (clock by clock, in
@@ -176,11 +161,6 @@ const X_LATENCY: f64 = 2000.0;
 /// Clocks of a job beside its products, and of 64 columns of 64 vectors that are given out.
 const JOB: f64 = 100.0;
 const BOX: f64 = 340.0;
-
-/// The patterns in the order of application.
-fn applied(problem: &ChainProblem) -> Vec<Pattern> {
-    problem.chain.patterns().iter().rev().copied().collect()
-}
 
 /// Over warpgroups and outputs; the fewest stages.
 fn tiles(patterns: &[Pattern]) -> Vec<Tile> {

@@ -3,10 +3,11 @@
 
 use std::fmt;
 
+use super::fused::fastest_first;
 use super::lanes_wgmma::{Kind, wgmma_header, wgmma_shared_header};
 use super::plain::activation_name;
-use super::{ChainProblem, GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap};
-use crate::{Activation, DType, Error, Layout, Pattern, Result, Scalar};
+use super::{ChainProblem, GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap, weight_parts};
+use crate::{Activation, DType, Layout, Pattern, Result, Scalar};
 
 mod tile;
 
@@ -82,10 +83,7 @@ impl PairPlan {
 
     /// Tiles worth trying, the fastest by estimate first.
     pub fn candidates(problem: &ChainProblem, machine: &GpuMachine) -> Vec<PairPlan> {
-        let mut plans: Vec<PairPlan> =
-            Tile::all().filter_map(|tile| Self::with_most_stages(problem, tile, machine)).collect();
-        plans.sort_by(|p, q| p.seconds().total_cmp(&q.seconds()));
-        plans
+        fastest_first(Tile::all().filter_map(|tile| Self::with_most_stages(problem, tile, machine)), Self::seconds)
     }
 
     /// The plan with the least estimated time.
@@ -131,36 +129,11 @@ impl PairPlan {
     /// The weights of both factors, in the order of application, of shapes `(a1, b1, c1, 1)` and `(1, b2, c2, d2)` in C order,
     /// in the kernel's order.
     pub fn pack<T: Scalar>(&self, weights: &[&[T]]) -> Result<Vec<T>> {
-        let &[first, second] = weights else {
-            return Err(Error::Length { what: "weights (one array per factor)", expected: 2, found: weights.len() });
+        let index = |factor: usize, [i, o, l, j]: [usize; 4]| match factor {
+            0 => self.numbers.first_index(i, o, l),
+            _ => self.numbers.second_index(&self.tile, o, l, j),
         };
-        let (one, two) = (self.first(), self.second());
-        for (what, pattern, weights) in [
-            ("weights of the first factor (a·b·c·d)", one, first),
-            ("weights of the second factor (a·b·c·d)", two, second),
-        ] {
-            if weights.len() != pattern.nnz() {
-                return Err(Error::Length { what, expected: pattern.nnz(), found: weights.len() });
-            }
-        }
-        let mut packed = vec![T::ZERO; self.numbers.packed * self.tile.cluster];
-        let mut weights = first.iter();
-        for i in 0..one.a() {
-            for o in 0..one.b() {
-                for l in 0..one.c() {
-                    packed[self.numbers.first_index(i, o, l)] = *weights.next().expect("a·b·c weights");
-                }
-            }
-        }
-        let mut weights = second.iter();
-        for o in 0..two.b() {
-            for l in 0..two.c() {
-                for j in 0..two.d() {
-                    packed[self.numbers.second_index(&self.tile, o, l, j)] = *weights.next().expect("b·c·d weights");
-                }
-            }
-        }
-        Ok(packed)
+        weight_parts::pack(&self.problem.applied(), weights, self.numbers.packed * self.tile.cluster, index)
     }
 
     /// Estimated seconds for `problem().batch` vectors on an H100: every round of the clusters moves X and Y of a block's tile
@@ -289,20 +262,9 @@ impl fmt::Display for PairPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ChainPattern;
-    use crate::plan::gpu::Precision;
 
     fn problem(first: &str, second: &str, batch: usize) -> ChainProblem {
-        ChainProblem {
-            chain: ChainPattern::new(vec![second.parse().unwrap(), first.parse().unwrap()]).unwrap(),
-            dtype: DType::F16,
-            precision: Precision::Full,
-            layout: Layout::BatchFirst,
-            batch,
-            aligned: true,
-            bias: false,
-            activation: Activation::None,
-        }
+        crate::plan::gpu::chain::tests::problem(&format!("({second})({first})"), DType::F16, batch)
     }
 
     #[test]

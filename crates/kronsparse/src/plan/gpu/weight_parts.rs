@@ -37,28 +37,41 @@ fn rounded(value: f32) -> f32 {
     f32::from_bits(value.to_bits().wrapping_add(0x1000) & !0x1FFF)
 }
 
-/// Puts the weights of a factor, shape `(a, b, c, d)` in C order, where `index(i, o, l, j)` says.
-pub(super) fn place<T: Scalar>(
-    pattern: Pattern,
-    weights: &[T],
-    packed: &mut [T],
-    index: impl Fn(usize, usize, usize, usize) -> usize,
-) -> Result<()> {
-    if weights.len() != pattern.nnz() {
-        return Err(Error::Length { what: "weights (a·b·c·d)", expected: pattern.nnz(), found: weights.len() });
+/// The weights of several factors, each of shape `(a, b, c, d)` in C order, in an array of `len` numbers where `index(factor, [i, o, l, j])`
+/// says; zeros elsewhere.
+///
+/// Errors: [`Error::Length`] for other numbers of arrays, or of weights, than `patterns` ask for.
+pub(super) fn pack<T: Scalar>(
+    patterns: &[Pattern],
+    weights: &[&[T]],
+    len: usize,
+    index: impl Fn(usize, [usize; 4]) -> usize,
+) -> Result<Vec<T>> {
+    if weights.len() != patterns.len() {
+        return Err(Error::Length {
+            what: "weights (one array per factor)",
+            expected: patterns.len(),
+            found: weights.len(),
+        });
     }
-    let [a, b, c, d] = pattern.shape();
-    let mut weights = weights.iter();
-    for i in 0..a {
-        for o in 0..b {
-            for l in 0..c {
-                for j in 0..d {
-                    packed[index(i, o, l, j)] = *weights.next().expect("a·b·c·d weights");
+    let mut packed = vec![T::ZERO; len];
+    for (factor, (pattern, weights)) in patterns.iter().zip(weights).enumerate() {
+        if weights.len() != pattern.nnz() {
+            return Err(Error::Length { what: "weights (a·b·c·d)", expected: pattern.nnz(), found: weights.len() });
+        }
+        let [a, b, c, d] = pattern.shape();
+        let mut weights = weights.iter();
+        for i in 0..a {
+            for o in 0..b {
+                for l in 0..c {
+                    for j in 0..d {
+                        packed[index(factor, [i, o, l, j])] = *weights.next().expect("a·b·c·d weights");
+                    }
                 }
             }
         }
     }
-    Ok(())
+    Ok(packed)
 }
 
 #[cfg(test)]

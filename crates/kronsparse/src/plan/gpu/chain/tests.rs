@@ -2,7 +2,8 @@
 
 use super::*;
 
-fn problem(chain: &str, dtype: DType, batch: usize) -> ChainProblem {
+/// Batch-first, aligned, without bias: what the tests of plans for chains begin with.
+pub(in crate::plan::gpu) fn problem(chain: &str, dtype: DType, batch: usize) -> ChainProblem {
     let chain = ChainPattern::new(chain.split_inclusive(')').map(|p| p.parse().unwrap()).collect()).unwrap();
     ChainProblem {
         chain,

@@ -2,6 +2,7 @@
 
 use super::tile::{FactorCut, Tile};
 use crate::Pattern;
+use crate::pattern::divisors;
 
 /// Bytes of a chunk's rows in X or Y: what is brought or stored together.
 const CHUNK_BYTES: [usize; 3] = [256, 512, 1024];
@@ -69,10 +70,7 @@ fn cuts(patterns: &[Pattern], element: usize, most: usize, warps: usize, bytes: 
         let tiles = eights.div_ceil(columns);
         // The least divisor from which on a chunk has enough bytes and work for all warps.
         let least = |of: usize, bytes_each: usize, jobs_each: usize| {
-            (1..=of)
-                .filter(|x| of.is_multiple_of(*x))
-                .find(|x| x * bytes_each >= bytes && x * jobs_each >= warps)
-                .unwrap_or(of)
+            divisors(of).into_iter().find(|x| x * bytes_each >= bytes && x * jobs_each >= warps).unwrap_or(of)
         };
         let (chunk_blocks, chunk_tiles) = if k == 0 {
             (least(a, c * d * element, d * tiles), tiles)

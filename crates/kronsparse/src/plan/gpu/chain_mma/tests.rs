@@ -1,20 +1,8 @@
 //! Plans of `chain_mma`: weights, choices, refusals.
 
 use super::*;
-use crate::{ChainPattern, Layout};
-
-fn problem(chain: &str, dtype: DType, batch: usize) -> ChainProblem {
-    ChainProblem {
-        chain: ChainPattern::new(chain.split_inclusive(')').map(|p| p.parse().unwrap()).collect()).unwrap(),
-        dtype,
-        precision: Precision::Full,
-        layout: Layout::BatchFirst,
-        batch,
-        aligned: true,
-        bias: false,
-        activation: Activation::None,
-    }
-}
+use crate::Layout;
+use crate::plan::gpu::chain::tests::problem;
 
 #[test]
 fn the_weights_fill_the_packed_array_once() {
@@ -24,7 +12,7 @@ fn the_weights_fill_the_packed_array_once() {
             let plans = ChainMmaPlan::candidates(&problem, &GpuMachine::h100());
             assert!(!plans.is_empty(), "{chain}");
             for plan in plans {
-                let ones: Vec<Vec<f32>> = applied(&problem).iter().map(|p| vec![1.0; p.nnz()]).collect();
+                let ones: Vec<Vec<f32>> = problem.applied().iter().map(|p| vec![1.0; p.nnz()]).collect();
                 let packed = plan.pack(&ones.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
                 assert_eq!(packed.iter().filter(|w| **w == 1.0).count(), problem.chain.parameters(), "{plan}");
                 assert!(plan.pack(&ones[1..].iter().map(Vec::as_slice).collect::<Vec<_>>()).is_err());
@@ -60,6 +48,14 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
     let old = GpuMachine { capability: (7, 5), ..machine.clone() };
     let good = problem("(1,8,8,8)(8,8,8,1)", DType::F16, 64);
     assert!(ChainMmaPlan::choose(&good, &old).unwrap_err().to_string().contains("8.0"));
+    // More than can be counted: refused, neither overflowing nor taking for ever (the numbers are primes).
+    for huge in [
+        "(1,8,2147483647,1)(2147483647,1,1,1)",
+        "(1,2147483647,16,1)(1,16,8,1)",
+        "(1,1048576,1048576,1)(1,1048576,1048576,1)",
+    ] {
+        assert!(ChainMmaPlan::choose(&problem(huge, DType::F32, 64), &machine).is_err(), "{huge}");
+    }
     let tile = Tile { rows: 24, ..ChainMmaPlan::choose(&good, &machine).unwrap().tile().clone() };
     assert!(ChainMmaPlan::new(&good, tile, &machine).unwrap_err().to_string().contains("found 24 vectors"));
 }

@@ -160,6 +160,10 @@ impl Numbers {
 
         let mut factors: Vec<FactorNumbers> = Vec::with_capacity(patterns.len());
         for (k, (&pattern, &cut)) in patterns.iter().zip(cuts).enumerate() {
+            check(
+                [pattern.nnz(), pattern.rows(), pattern.cols()].into_iter().all(|size| size <= LARGEST),
+                format!("{pattern} has more weights, inputs or outputs than the kernel counts, {LARGEST}"),
+            )?;
             let before = factors.last().map_or(0, |last| last.before + last.packed());
             let factor = FactorNumbers::new(pattern, cut, element, before)?;
             let (first, last) = (k == 0, k + 1 == patterns.len());
@@ -168,8 +172,11 @@ impl Numbers {
                 format!("only X comes and only Y goes in chunks, found {cut:?} for factor {pattern}"),
             )?;
             check(
-                factor.packed().saturating_mul(element) <= LARGEST && pattern.rows().max(pattern.cols()) <= LARGEST,
-                format!("{pattern} has more weights or outputs than the kernel counts"),
+                factor.packed() * element <= LARGEST,
+                format!(
+                    "{pattern} has {} bytes of packed weights, the kernel counts {LARGEST}",
+                    factor.packed() * element
+                ),
             )?;
             let registers = Self::registers(tile.row_tiles(), cut.columns, split) + if last && called { 12 } else { 0 };
             let most = (REGISTERS / (threads * blocks) / 8 * 8).min(MOST_REGISTERS);

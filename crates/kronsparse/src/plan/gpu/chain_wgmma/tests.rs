@@ -1,20 +1,9 @@
 //! Plans of `chain_wgmma`: weights, choices, refusals.
 
 use super::*;
-use crate::plan::gpu::Precision;
-use crate::{Activation, ChainPattern};
 
 fn problem(chain: &str, batch: usize) -> ChainProblem {
-    ChainProblem {
-        chain: ChainPattern::new(chain.split_inclusive(')').map(|p| p.parse().unwrap()).collect()).unwrap(),
-        dtype: DType::F16,
-        precision: Precision::Full,
-        layout: Layout::BatchFirst,
-        batch,
-        aligned: true,
-        bias: false,
-        activation: Activation::None,
-    }
+    crate::plan::gpu::chain::tests::problem(chain, DType::F16, batch)
 }
 
 #[test]
@@ -30,7 +19,7 @@ fn the_weights_fill_the_packed_array_once() {
         let plans = ChainWgmmaPlan::candidates(&problem, &GpuMachine::h100());
         assert!(!plans.is_empty(), "{chain}: {:?}", ChainWgmmaPlan::choose(&problem, &GpuMachine::h100()));
         for plan in plans {
-            let ones: Vec<Vec<half::f16>> = applied(&problem).iter().map(|p| vec![half::f16::ONE; p.nnz()]).collect();
+            let ones: Vec<Vec<half::f16>> = problem.applied().iter().map(|p| vec![half::f16::ONE; p.nnz()]).collect();
             let packed = plan.pack(&ones.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
             assert_eq!(packed.iter().filter(|w| w.to_f32() == 1.0).count(), problem.chain.parameters(), "{plan}");
             assert!(plan.pack(&ones[1..].iter().map(Vec::as_slice).collect::<Vec<_>>()).is_err());
@@ -65,6 +54,13 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
     assert!(why(&problem("(1,8,8,8)(8,8,8,1)", 64)).contains("16, 32 or a multiple of 64"));
     assert!(why(&problem("(1,16,16,2)(1,16,16,2)", 64)).contains("d of the first factor"));
     assert!(why(&problem("(1,512,4096,1)(64,64,64,1)", 64)).contains("shared memory"));
+    for huge in [
+        "(1,8,2147483648,1)(2147483648,1,64,1)",
+        "(1,2147483647,64,1)(1,64,64,1)",
+        "(1,1048576,1048576,1)(1,1048576,1048576,1)",
+    ] {
+        assert!(ChainWgmmaPlan::choose(&problem(huge, 64), &machine).is_err(), "{huge}");
+    }
     let old = GpuMachine { capability: (8, 0), ..machine.clone() };
     assert!(ChainWgmmaPlan::choose(&good, &old).unwrap_err().to_string().contains("9.0"));
     let tile = Tile { groups: 4, ..ChainWgmmaPlan::choose(&good, &machine).unwrap().tile().clone() };

@@ -215,10 +215,14 @@ impl Numbers {
 
         let mut factors: Vec<FactorNumbers> = Vec::with_capacity(patterns.len());
         for (k, (&pattern, &cut)) in patterns.iter().zip(cuts).enumerate() {
+            check(
+                [pattern.nnz(), pattern.rows(), pattern.cols()].into_iter().all(|size| size <= LARGEST),
+                format!("{pattern} has more weights, inputs or outputs than the kernel counts, {LARGEST}"),
+            )?;
             let factor = FactorNumbers::new(pattern, cut, patterns.get(k + 1).copied(), factors.last())?;
             check(
-                pattern.rows().max(pattern.cols()) <= LARGEST && factor.packed() <= LARGEST / 2,
-                format!("{pattern} has more weights or outputs than the kernel counts"),
+                factor.packed() * 2 <= LARGEST,
+                format!("{pattern} has {} bytes of packed weights, the kernel counts {LARGEST}", factor.packed() * 2),
             )?;
             check(
                 factor.use_bytes.is_multiple_of(16 * cluster),
