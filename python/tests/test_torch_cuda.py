@@ -144,7 +144,7 @@ def test_gradients_of_the_input_alone_are_the_engine_s():
 
 
 def test_gradcheck():
-    # Not for both ways: gradcheck changes numbers through `.data`, which the engine on a GPU does not notice (`refresh`).
+    # Not for both ways: gradcheck changes numbers through `.data`, which the engine on a GPU does not notice.
     # The engine's gradients are those of `test_a_training_step_is_that_of_linear`, in float64 too.
     x = torch.randn(3, 4, device="cuda", dtype=torch.float64, requires_grad=True)
     weights = [
