@@ -252,7 +252,7 @@ fn paragraph(plan: &ChainPlan) -> String {
             Ok(dense) => format::seconds(dense.seconds),
             Err(why) => format!("not considered: {why}"),
         };
-        let apart = format::seconds(plan.seconds_apart());
+        let apart = plan.seconds_apart().map_or_else(|| "no kernel".into(), format::seconds);
         let _ = writeln!(text, "  factor by factor: {apart}; dense of the whole chain: {dense}");
     }
     let rows: Vec<Vec<String>> = lines(plan)
@@ -410,7 +410,7 @@ fn plan_json(plan: &ChainPlan) -> Value {
         "bound_by": bound,
         "decision": decision(plan),
         "seconds": json_number(plan.seconds()),
-        "seconds_factor_by_factor": json_number(plan.seconds_apart()),
+        "seconds_factor_by_factor": plan.seconds_apart().map(json_number),
         "seconds_dense": plan.dense().ok().map(|dense| json_number(dense.seconds)),
         "steps": steps,
         "ways": ways,

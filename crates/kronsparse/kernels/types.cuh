@@ -43,10 +43,16 @@ template <class A> struct IsSame<A, A> { static constexpr bool value = true; };
 template <class T> struct Multiply { using Type = T; };
 template <> struct Multiply<F32> { using Type = TF32; };
 
-// Two f32 numbers rounded to a word of a 16-bit type.
+// Two f32 numbers rounded to a word of a 16-bit type, and back.
 template <class T> struct Pair;
-template <> struct Pair<F16> { static KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); } };
-template <> struct Pair<BF16> { static KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); } };
+template <> struct Pair<F16> {
+  static KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); }
+  static KS_DEVICE float at(u32 word, int k) { return widen_f16(static_cast<u16>(word >> (16 * k))); }
+};
+template <> struct Pair<BF16> {
+  static KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); }
+  static KS_DEVICE float at(u32 word, int k) { return widen_bf16(static_cast<u16>(word >> (16 * k))); }
+};
 
 // f32 numbers rounded to 16 bytes of the stored type.
 template <class T> struct Pack {

@@ -4,7 +4,7 @@
 use super::calibration::Calibration;
 use super::{cpu, energy, sketch};
 use crate::plan::gpu::{self, ChainPlan, ChainProblem, Choice, Cut, GpuMachine, Part, Precision, StepWay};
-use crate::{Activation, ChainPattern, DType, Error, Layout, Pattern, Result};
+use crate::{Activation, ChainPattern, DType, Error, Join, Layout, Pattern, Result};
 
 /// In which numbers, in which order, how many vectors at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,17 @@ impl Gpu {
     fn problem(&self, chain: &ChainPattern, case: &Case) -> ChainProblem {
         let Case { dtype, precision, layout, batch } = *case;
         let (chain, activation) = (chain.clone(), Activation::None);
-        ChainProblem { chain, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+        ChainProblem {
+            chain,
+            dtype,
+            precision,
+            layout,
+            batch,
+            aligned: true,
+            bias: false,
+            activation,
+            join: Join::None,
+        }
     }
 
     fn chain(&self, chain: &ChainPattern, case: &Case) -> Result<Cost> {

@@ -25,6 +25,8 @@ pub struct Args {
     pub y: u64,
     /// Vectors.
     pub n: i64,
+    /// Of what is added to `Y`, or 0.
+    pub residual: u64,
 }
 
 /// A `CUtensorMap`: `ks::TensorMap` of `kernels/ptx.cuh`.

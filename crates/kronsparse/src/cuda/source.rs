@@ -19,6 +19,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("lanes_wgmma.cuh", include_str!("../../kernels/lanes_wgmma.cuh")),
     ("finish.cuh", include_str!("../../kernels/finish.cuh")),
     ("inspect.cuh", include_str!("../../kernels/inspect.cuh")),
+    ("join.cuh", include_str!("../../kernels/join.cuh")),
     ("pair_wgmma.cuh", include_str!("../../kernels/pair_wgmma.cuh")),
     ("permute.cuh", include_str!("../../kernels/permute.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::plain::{activation_name, layout_name};
+use super::plain::{activation_name, can_join, layout_name};
 use super::{GpuMachine, GpuProblem, Precision, Rejected, TensorMap, WeightParts};
 use crate::{Activation, DType, Layout};
 
@@ -101,7 +101,7 @@ impl Plan {
         if machine.capability < (8, 0) {
             return Err(Rejected::Capability { needs: (8, 0), has: machine.capability });
         }
-        Ok(())
+        can_join(problem.join, &[])
     }
 
     /// Tiles worth trying, the fastest by estimate first; at most 48.
@@ -124,7 +124,7 @@ impl Plan {
     /// The template's numbers, in the order of `ks::lanes_mma`.
     pub fn arguments(&self) -> String {
         let Plan { problem, tile, geometry, slots: _ } = self;
-        let GpuProblem { pattern, dtype, precision, layout, batch: _, aligned, bias, activation } = problem;
+        let GpuProblem { pattern, dtype, precision, layout, batch: _, aligned, bias, activation, join: _ } = problem;
         let Tile { rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps, resident, regroup } = tile;
         let [a, b, c, d] = pattern.shape();
         let number = match (dtype, precision) {

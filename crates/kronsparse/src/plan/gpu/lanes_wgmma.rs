@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::plain::activation_name;
+use super::plain::{activation_name, can_join};
 use super::{GpuMachine, GpuProblem, Operand, Precision, Rejected, Swizzle, TensorMap, WeightParts};
 use crate::{DType, Layout};
 
@@ -71,6 +71,7 @@ impl Plan {
         if machine.capability != (9, 0) {
             return Err(Rejected::Capability { needs: (9, 0), has: machine.capability });
         }
+        can_join(problem.join, &[])?;
         if !aligned {
             return Err(Rejected::Alignment);
         }
@@ -101,7 +102,8 @@ impl Plan {
     /// The template's numbers, in the order of `ks::WgmmaTile`.
     pub fn arguments(&self) -> String {
         let Plan { problem, tile, numbers, clusters: _ } = self;
-        let GpuProblem { pattern, dtype: _, precision: _, layout: _, batch: _, aligned: _, bias, activation } = problem;
+        let GpuProblem { pattern, dtype: _, precision: _, layout: _, batch: _, aligned: _, bias, activation, join: _ } =
+            problem;
         let Tile {
             geometry,
             group_lanes,
