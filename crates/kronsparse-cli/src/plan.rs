@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use kronsparse::cuda::{self, libraries};
 use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Cut, FusedPlan, GpuMachine, Part, groups};
-use kronsparse::{Activation, ChainPattern, ChainSpec, Layout};
+use kronsparse::{Activation, ChainPattern, ChainSpec, Join, Layout};
 use kronsparse_bench::{Kind, format};
 use serde_json::{Value, json};
 
@@ -45,6 +45,9 @@ pub(crate) struct PlanArgs {
     /// none, relu, gelu, gelu-tanh or silu, applied after the bias
     #[arg(long, default_value_t)]
     activation: Activation,
+    /// none, residual (an array like Y is added) or gate (outputs come in twos, the activated first times the second)
+    #[arg(long, default_value_t)]
+    join: Join,
     /// Small neighbouring factors are multiplied together first, as cuda::Options::combine asks for
     #[arg(long)]
     combine: bool,
@@ -140,6 +143,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
             aligned: true,
             bias: args.bias,
             activation: args.activation,
+            join: args.join,
         };
         match ChainPlan::new(&problem, &gpu.machine, gpu.libraries.as_ref().ok().copied()) {
             Ok(plan) => plans.push(plan),
@@ -200,8 +204,12 @@ fn heading(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: 
         );
     }
     let bias = if args.bias { "a bias" } else { "no bias" };
-    let (kind, layout, activation) = (args.dtype, args.layout, args.activation);
-    line("arrays", &format!("{kind}, {layout}, {bias}, activation {activation}; X and Y at multiples of 16 bytes"));
+    let (kind, layout, activation, join) = (args.dtype, args.layout, args.activation, args.join);
+    let joined = if join == Join::None { String::new() } else { format!(", {join}") };
+    line(
+        "arrays",
+        &format!("{kind}, {layout}, {bias}, activation {activation}{joined}; X and Y at multiples of 16 bytes"),
+    );
     let GpuMachine { capability: (major, minor), multiprocessors, bytes_per_second, flops, .. } = &gpu.machine;
     let peak = flops.peak(kind.dtype, kind.precision());
     line(
@@ -363,6 +371,7 @@ fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu:
         "layout": args.layout.name(),
         "bias": args.bias,
         "activation": args.activation.name(),
+        "join": args.join.name(),
         "gpu": {
             "name": gpu.name,
             "compute_capability": format!("{major}.{minor}"),

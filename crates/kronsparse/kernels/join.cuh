@@ -6,19 +6,10 @@
 
 namespace ks {
 
-// Numbers of 16 bytes.
-template <class E> struct Unit {
-  static constexpr int COUNT = 16 / Bytes<E>::value;
-  static KS_DEVICE float at(const U4& words, int k) {
-    if constexpr (COUNT == 8) return Pair<E>::at(words.v[k / 2], k % 2);
-    else return float_of(words.v[k]);
-  }
-};
-
 // x: what was multiplied, [n][OUTPUTS] or [OUTPUTS][n], twice as many features for a gate; y may be x for a residual. `WIDE`: 16 bytes at
 // a time, which needs aligned arrays, and, for a gate batch-last, whole units of vectors.
 template <class E, Layout LAYOUT, i64 OUTPUTS, Activation KIND, Join JOIN, bool WIDE, int TURNS, int THREADS> struct Joined {
-  static constexpr int COUNT = WIDE ? Unit<E>::COUNT : 1;
+  static constexpr int COUNT = WIDE ? 16 / Bytes<E>::value : 1;  // numbers at a time
   static_assert(JOIN != Join::None, "there is nothing to join");
 
   // Where the first number of a gate stands, and how far behind it the second one, for output number k.
@@ -47,13 +38,13 @@ template <class E, Layout LAYOUT, i64 OUTPUTS, Activation KIND, Join JOIN, bool 
       KS_UNROLL
       for (int e = 0; e < COUNT; ++e) {
         const U4& from = FIRST && 2 * e >= COUNT ? high : low;
-        const float gate = Unit<E>::at(from, FIRST ? 2 * e % COUNT : e), up = FIRST ? Unit<E>::at(from, (2 * e + 1) % COUNT) : Unit<E>::at(high, e);
+        const float gate = Pack<E>::at(from, FIRST ? 2 * e % COUNT : e), up = FIRST ? Pack<E>::at(from, (2 * e + 1) % COUNT) : Pack<E>::at(high, e);
         v[e] = activate<KIND>(gate) * up;
       }
     } else {
       const U4 x = load_global16(bytes(args.x, k)), residual = load_global16(bytes(args.residual, k));
       KS_UNROLL
-      for (int e = 0; e < COUNT; ++e) v[e] = Unit<E>::at(x, e) + Unit<E>::at(residual, e);
+      for (int e = 0; e < COUNT; ++e) v[e] = Pack<E>::at(x, e) + Pack<E>::at(residual, e);
     }
     store_global16(static_cast<u8*>(args.y) + k * Bytes<E>::value, Pack<E>::unit(v));
   }

@@ -193,7 +193,7 @@ KS_DEVICE void pair_store(const Args& args, float (&sums)[S::ITEM_LANES][S::GROU
             if (o < S::B2) v[p] += T::load(args.bias, static_cast<i64>(o) * S::D2 + j + unit * 8 + p);
           }
           if (S::JOIN != Join::Gate || p % 2 == 0) v[p] = activate<S::ACTIVATION>(v[p]);
-          if constexpr (S::JOIN == Join::Residual) v[p] += Pair<T>::at(residual.v[p / 2], p % 2);
+          if constexpr (S::JOIN == Join::Residual) v[p] += Pack<T>::at(residual, p);
         }
         if constexpr (S::JOIN == Join::Gate) {
           KS_UNROLL

@@ -154,6 +154,7 @@ fn kernels_for_two_factors_compile() {
         ("32,96,32,1", "1,40,96,32"),
         ("8,24,16,1", "1,100,12,16"),
         ("64,112,64,1", "1,64,112,64"),
+        ("64,128,64,1", "1,224,64,128"),
     ];
     for (at, (first, second)) in pairs.into_iter().enumerate() {
         for (k, batch) in [1, 1024, 25088].into_iter().enumerate() {
@@ -187,8 +188,8 @@ fn kernels_for_two_factors_compile() {
         }
     }
     assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), compiled.len());
-    // Five of the pairs have more than 96 sums; of their 15 problems, ten have a called activation.
-    assert_eq!((compiled.len(), refused), (14, 10), "other kernels than were expected");
+    // Four of the pairs have more than 96 sums; of their problems without a gate, two have the exact GELU.
+    assert_eq!((compiled.len(), refused), (25, 2), "other kernels than were expected");
 }
 
 /// The plans that whole chains get from each family, over lengths, patterns, element types and architectures.

@@ -112,7 +112,7 @@ fn the_pass_joins_what_it_must() {
         ("? 1 : n; }", "? 1 : n - 1; }"),
         ("FIRST && 2 * e >= COUNT ? high : low", "FIRST && 2 * e > COUNT ? high : low"),
         ("E::load(args.x, k) + E::load(args.residual, k)", "E::load(args.x, k)"),
-        ("Unit<E>::at(x, e) + Unit<E>::at(residual, e)", "Unit<E>::at(x, e) + Unit<E>::at(x, e)"),
+        ("Pack<E>::at(x, e) + Pack<E>::at(residual, e)", "Pack<E>::at(x, e) + Pack<E>::at(x, e)"),
     ] {
         let mut files = compile::files();
         let text = files["join.cuh"].clone();

@@ -8,7 +8,7 @@ use super::fused::fastest_first;
 use super::lanes_wgmma::{Kind, wgmma_shared_header};
 use super::plain::{activation_name, can_join, join_name};
 use super::{ChainProblem, GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap, weight_parts};
-use crate::{DType, Join, Layout, Pattern, Result, Scalar};
+use crate::{Activation, DType, Join, Layout, Pattern, Result, Scalar};
 
 mod tile;
 
@@ -53,6 +53,12 @@ impl ChainWgmmaPlan {
             return rule(format!("the kernel multiplies batch-first arrays, found {}", problem.layout));
         }
         can_join(problem.join, &[Join::Residual])?;
+        let called = !matches!(problem.activation, Activation::None | Activation::Relu);
+        if problem.join == Join::Residual && called && tile.blocks > 1 {
+            // Compilations spilled a few registers.
+            let what = format!("{} beside a residual takes registers", problem.activation);
+            return rule(format!("{what}: at most one block a multiprocessor, found {}", tile.blocks));
+        }
         let (rows, cols) = (problem.chain.rows(), problem.chain.cols());
         if !rows.is_multiple_of(8) || !cols.is_multiple_of(8) {
             return rule(format!("the copy engine moves rows of whole 16 bytes, found {cols} columns and {rows} rows"));

@@ -24,8 +24,8 @@ pub struct PairPlan {
     clusters: usize,
 }
 
-/// Sums of the first factor that a thread can hold beside a called activation without spilling hundreds of bytes, as compilations
-/// showed.
+/// Sums of the first factor that a thread can hold beside the exact GELU of all outputs without spilling hundreds of bytes, as
+/// compilations showed.
 const MOST_FIRST_SUMS: usize = 96;
 /// The largest coordinate of a tensor map that the kernel counts with.
 const LARGEST_INDEX: usize = i32::MAX as usize;
@@ -64,8 +64,8 @@ impl PairPlan {
         if extents.iter().any(|&extent| extent > LARGEST_INDEX) {
             return rule(format!("the copy engine counts up to {LARGEST_INDEX}, found {extents:?}"));
         }
-        let called = !matches!(problem.activation, Activation::None | Activation::Relu);
-        if called && Numbers::first_sums(first) > MOST_FIRST_SUMS {
+        let costly = problem.activation == Activation::Gelu && problem.join != Join::Gate;
+        if costly && Numbers::first_sums(first) > MOST_FIRST_SUMS {
             let found = Numbers::first_sums(first);
             return rule(format!(
                 "{} takes registers: at most {MOST_FIRST_SUMS} sums of the first factor a thread, found {found}",
