@@ -294,8 +294,8 @@ pub(super) fn can_join(join: Join, ways: &[Join]) -> Result<(), Rejected> {
     match join {
         Join::None => Ok(()),
         _ if ways.contains(&join) => Ok(()),
-        Join::Residual => Err(Rejected::Rule("the kernel adds no residual".into())),
-        Join::Gate => Err(Rejected::Rule("the kernel joins no gates".into())),
+        Join::Residual => Err(Rejected::Rule("no residual is added".into())),
+        Join::Gate => Err(Rejected::Rule("no gates are joined".into())),
     }
 }
 

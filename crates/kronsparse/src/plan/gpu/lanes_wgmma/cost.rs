@@ -71,7 +71,9 @@ pub(super) fn seconds(plan: &Plan) -> f64 {
     };
     let y_share = y * moved / f(x.chunks);
     let fetched = f(x.x_bytes / tile.share_x) * short + f(x.w_bytes / tile.share_w);
-    let l2 = (fetched + y_share * short) / L2_BYTES;
+    let y_run = run * if plan.problem.join == Join::Gate { 0.5 } else { 1.0 };
+    let y_short = 1.0 + SHORT_RUNS * ((128.0 - y_run) / 96.0).max(0.0);
+    let l2 = (fetched + y_share * y_short) / L2_BYTES;
     let dram = (f(x.x_bytes) / f(x.out_tiles) + y_share) / DRAM_BYTES;
 
     let parts = [l2, dram, shared, tensor, issue];
