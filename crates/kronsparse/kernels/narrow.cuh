@@ -214,6 +214,7 @@ struct Narrow {
   }
 
   KS_DEVICE void run() {
+    let_next_begin();
     const i64 items = (args.n + VECTORS - 1) / VECTORS * TILES;
     for (i64 item = block_index(); item < items; item += grid_size()) {
       const i64 tile = item % TILES, n0 = item / TILES * VECTORS;
@@ -221,6 +222,8 @@ struct Narrow {
                 o0 = static_cast<int>(tile % OUTPUT_TILES) * OUTPUTS;
       KS_UNROLL
       for (int turn = 0; turn < TURNS; ++turn) load_weights(tile, 0, turn);
+      // Weights are on their way before X is there.
+      wait_for_previous();
       load_x(shared, n0, i, j0, 0);
       copy_commit();
       KS_UNROLL

@@ -78,6 +78,7 @@ void one() {
   launch.cluster = static_cast<u32>(number());
   launch.shared_bytes = static_cast<u32>(number());
   launch.args.n = static_cast<i64>(number());
+  launch.overlaps = number() != 0;
   const unsigned seconds = static_cast<unsigned>(number());
   const char* names[] = {"x", "w", "bias", "y", "residual"};
   std::vector<std::unique_ptr<Fenced>> buffers;

@@ -44,6 +44,8 @@ pub(crate) struct Launch {
     pub(crate) cluster: u64,
     pub(crate) shared_bytes: u64,
     pub(crate) n: u64,
+    /// Whether kernels before it may not have ended when it begins.
+    pub(crate) overlaps: bool,
     /// How long it may take.
     pub(crate) seconds: u64,
     pub(crate) x: Option<Buffer>,
@@ -102,14 +104,15 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 fn encode(launch: &Launch, late: bool, out: &mut Vec<u8>) {
-    let Launch { kernel, grid, threads, cluster, shared_bytes, n, seconds, x, w, bias, y, residual, maps } = launch;
+    let Launch { kernel, grid, threads, cluster, shared_bytes, n, overlaps, seconds, x, w, bias, y, residual, maps } =
+        launch;
     let number = |out: &mut Vec<u8>, value: u64| out.extend(value.to_le_bytes());
     let text = |out: &mut Vec<u8>, bytes: &[u8]| {
         number(out, bytes.len() as u64);
         out.extend(bytes);
     };
     text(out, kernel.as_bytes());
-    for value in [u64::from(late), *grid, *threads, *cluster, *shared_bytes, *n, *seconds] {
+    for value in [u64::from(late), *grid, *threads, *cluster, *shared_bytes, *n, u64::from(*overlaps), *seconds] {
         number(out, value);
     }
     for buffer in [x, w, bias, y, residual] {

@@ -87,6 +87,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "total(sums, v, o, j + 1, args, feature + 1)",
         "total(sums, v, o, j, args, feature)",
     ),
+    mutant("narrow", "narrow.cuh", "      wait_for_previous();\n", ""),
     mutant("narrow", "narrow.cuh", "i64(A) * B * D / OUTPUTS_OF) + row", "i64(A) * B * D) + row"),
     mutant("narrow", "narrow.cuh", "result += Element::load(args.residual, at);", ""),
     mutant("narrow", "narrow.cuh", "        copy_wait<1>();\n        sync_block();", "        copy_wait<1>();"),

@@ -326,6 +326,7 @@ impl Case {
             cluster: u64::from(kernel.cluster()),
             shared_bytes: u64::from(kernel.shared_bytes()),
             n: n as u64,
+            overlaps: true,
             seconds: 60,
             x: buffer(bytes(&problem.x), offset),
             w: buffer(bytes(&packed), 0),
