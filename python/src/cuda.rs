@@ -141,6 +141,29 @@ impl CudaOperator {
         py.detach(|| unsafe { self.launch(x, y, n, stream, capturing) }).python()
     }
 
+    /// Compiles and allocates what multiplying `n` vectors needs. Not possible during a capture.
+    #[pyo3(signature = (n))]
+    fn prepare(&self, py: Python<'_>, n: usize) -> PyResult<()> {
+        py.detach(|| {
+            let mut state = self.state();
+            each!(&self.any, operator => operator.prepare(n, Layout::BatchFirst))?;
+            state.prepared.insert(n);
+            Ok(())
+        })
+        .python()
+    }
+
+    /// The numbers of vectors that have been prepared, in no order.
+    fn prepared(&self) -> Vec<usize> {
+        self.state().prepared.iter().copied().collect()
+    }
+
+    /// Whether multiplying `n` vectors only launches.
+    #[pyo3(signature = (n))]
+    fn is_prepared(&self, n: usize) -> bool {
+        self.state().prepared.contains(&n)
+    }
+
     /// How `n` vectors are multiplied, in words. Prepares what is missing.
     #[pyo3(signature = (n))]
     fn explain(&self, py: Python<'_>, n: usize) -> PyResult<String> {

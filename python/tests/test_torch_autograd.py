@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 from chains import CHAINS
 from kronsparse.torch import functional, set_cuda_training
 from kronsparse.torch._ops import apply
+from kronsparse.torch._products import by_products
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch_tools import FLOATS, close, dense, layer_of
@@ -186,9 +187,10 @@ def test_the_products_that_train_on_a_gpu_are_those_of_the_engine():
     # What runs there is the same here.
     for patterns in SMALL.values():
         x, weights, bias = inputs(patterns, batch=(2, 3))
-        assert torch.allclose(
-            functional._by_products(x, weights, bias), call(x, bias, *weights), rtol=1e-12, atol=1e-12
-        )
+        assert torch.allclose(by_products(x, weights, bias), call(x, bias, *weights), rtol=1e-12, atol=1e-12)
+        y = torch.randn(2, 3, bias.shape[0], dtype=bias.dtype)
+        adjoint = by_products(y, weights, None, True)
+        assert torch.allclose(adjoint, apply(y, weights, None, True, False), rtol=1e-12, atol=1e-12)
 
 
 def test_checkpointing_and_hooks():

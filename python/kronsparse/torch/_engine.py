@@ -5,14 +5,16 @@ with the same version counters, which every in-place operation raises: optimizer
 ``no_grad``. What is done through ``.data`` is not counted by PyTorch. On the CPU a sample of the numbers is compared as
 well, which finds changes of whole arrays; and while gradients are recorded for a weight nothing is kept at all. What is
 left: single numbers changed through ``.data`` between two calls without gradients, and on a GPU anything changed
-through ``.data`` at the same address. Then
-``KSLinear.refresh()`` or ``clear_cache()`` is needed.
+through ``.data`` at the same address. Then ``KSLinear.refresh()`` or ``clear_cache()`` is needed.
+
+A CUDA graph holds weights as they were packed when it was captured.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .._kronsparse import CudaOperator, Operator, apply_at, pack_at, same_at
+from ._products import by_products
 
 #: The element types of the engines. A GPU has the real ones.
 DTYPES = {
@@ -97,8 +100,10 @@ class _Entry:
 _cache: dict[tuple[int, int, bool], _Entry] = {}
 #: Weights in another dtype, by identity and that dtype: the weight, its version, its address, the rounded numbers.
 _casts: dict[tuple[int, torch.dtype], tuple[weakref.ref[Tensor], int, int, Tensor]] = {}
-#: Operators that CUDA graphs may name: kept for ever.
-_captured: dict[int, CudaOperator] = {}
+#: Operators that CUDA graphs may name, and the memory of the weights that they were made of: kept for ever. A graph of
+#: ``torch.compile`` is replayed whenever weights lie where they lay when it was recorded, whosever they are; as long as
+#: this memory is not given back, nobody else's can.
+_captured: dict[int, tuple[CudaOperator, list[torch.UntypedStorage]]] = {}
 
 
 def clear_cache() -> None:
@@ -132,6 +137,9 @@ def cast_kept(weight: Tensor, dtype: torch.dtype) -> Tensor:
         # Not a tensor of inference mode, whose changes could not be seen.
         with torch.inference_mode(False):
             found = gone, weight._version, weight.data_ptr(), weight.detach().to(dtype)
+        if weight.is_cuda and torch.cuda.is_current_stream_capturing():
+            # It has no numbers before the graph is replayed.
+            return found[3]
         _casts[key] = found
     return found[3]
 
@@ -160,8 +168,12 @@ def _keeps(tensors: Sequence[Tensor]) -> bool:
     return not any(t.is_inference() or t.is_conj() or t.is_neg() or not t.is_contiguous() for t in tensors)
 
 
-def apply_cpu(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+def apply_cpu(
+    x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool, cast: bool = False
+) -> Tensor:
     """``x @ W.T + bias`` (``x @ W.conj()`` if ``adjoint``) by the CPU engine."""
+    if cast:
+        weights, bias = _cast(x, weights, bias)
     threads = torch.get_num_threads()
     entry = _cache.get(_key(weights, adjoint)) if cache else None
     if (
@@ -185,9 +197,18 @@ def apply_cpu(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bo
     return y
 
 
-def apply_cuda(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+def apply_cuda(
+    x: Tensor,
+    weights: list[Tensor],
+    bias: Tensor | None,
+    adjoint: bool,
+    cache: bool,
+    cast: bool = False,
+    falls_back: bool = False,
+) -> Tensor:
     """As ``apply_cpu``, queued on PyTorch's current stream of the tensors' GPU. Weights are packed on the host:
-    whenever their version has changed they are copied there and back, whatever ``cache`` says."""
+    whenever their version has changed they are copied there and back, whatever ``cache`` says. That cannot be done
+    while a CUDA graph is captured: RuntimeError, or PyTorch's own products if ``falls_back``."""
     index = x.device.index
     if x.device.type != "cuda":
         # Weights or bias are on a GPU: this says which.
@@ -196,25 +217,73 @@ def apply_cuda(x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: b
     if index != torch.cuda.current_device():
         # The engine makes the GPU of its operator current, as PyTorch must know.
         with torch.cuda.device(index):
-            return apply_cuda(x, weights, bias, adjoint, cache)
+            return apply_cuda(x, weights, bias, adjoint, cache, cast, falls_back)
+    given = weights if bias is None else [*weights, bias]
+    if cast:
+        weights, bias = _cast(x, weights, bias)
     capturing = torch.cuda.is_current_stream_capturing()
     entry = _cache.get(_key(weights, adjoint))
     if entry is not None and entry.fits(x, weights, bias, index):
         operator, rows, cols = entry.operator, entry.rows, entry.cols
     else:
         rows, cols = check(x, weights, bias, adjoint)
-        operator = _pack_cuda(weights, bias, adjoint, capturing) if x.numel() else None
+        if capturing and falls_back:
+            operator = None
+        else:
+            operator = _pack_cuda(weights, bias, adjoint, capturing) if x.numel() else None
         if operator is not None and _keeps(weights if bias is None else [*weights, bias]):
             _cache[_key(weights, adjoint)] = _Entry(operator, weights, bias, adjoint, index, (rows, cols))
-    y = x.new_empty((*x.shape[:-1], rows))
     n = x.numel() // cols
+    if capturing and falls_back and n and (operator is None or not operator.is_prepared(n)):
+        warnings.warn(
+            f"kronsparse: a CUDA graph gets PyTorch's products for a layer {cols} → {rows} and {n} vectors, which are "
+            "slower: run the model once without a graph before",
+            stacklevel=2,
+        )
+        return by_products(x, weights, bias, adjoint)
+    y = x.new_empty((*x.shape[:-1], rows))
     if n:
         if x.is_neg() or not x.is_contiguous():
             x = _plain(x)
         operator.apply_at(x.data_ptr(), y.data_ptr(), n, _current_stream(index), capturing)
         if capturing:
-            _captured[id(operator)] = operator
+            _captured[id(operator)] = operator, [tensor.untyped_storage() for tensor in given]
     return y
+
+
+def apply_cuda_frozen(
+    x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool, cast: bool = False
+) -> Tensor:
+    """``apply_cuda`` for what ``torch.compile`` captures by itself, at times without having run it before."""
+    return apply_cuda(x, weights, bias, adjoint, cache, cast, True)
+
+
+def _cast(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+    """Weights and bias in the dtype of ``x``, rounded once."""
+    return [cast_kept(weight, x.dtype) for weight in weights], None if bias is None else cast_kept(bias, x.dtype)
+
+
+def renew(weights: Sequence[Tensor], bias: Tensor | None) -> bool:
+    """To be called when weights were changed in place: if graphs may hold them as they were, they are moved to other
+    memory, which makes ``torch.compile`` record its graphs again, and made ready for the same numbers of vectors.
+    Says whether that was done."""
+    given = weights if bias is None else [*weights, bias]
+    held = {storage._cdata for _, storages in _captured.values() for storage in storages}
+    if not any(tensor.untyped_storage()._cdata in held for tensor in given):
+        return False
+    entry = _cache.get(_key(weights, False))
+    forget(weights[0])
+    with torch.no_grad():
+        for tensor in given:
+            tensor.data = tensor.data.clone()
+    if entry is not None and entry.device.type == "cuda":
+        index = entry.extra
+        with torch.cuda.device(index):
+            operator = _pack_cuda(weights, bias, False, False)
+            for n in entry.operator.prepared():
+                operator.prepare(n)
+        _cache[_key(weights, False)] = _Entry(operator, weights, bias, False, index, (entry.rows, entry.cols))
+    return True
 
 
 def _pack_cuda(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, capturing: bool) -> CudaOperator:
@@ -262,12 +331,14 @@ def explain(layer: torch.nn.Module, n: int) -> str:
         return operator.explain(n)
 
 
-def check(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool) -> tuple[int, int]:
+def check(
+    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cast: bool = False
+) -> tuple[int, int]:
     """The sizes of an output and an input vector, if everything fits; else ValueError or TypeError with what was
-    expected and found."""
+    expected and found. ``cast`` allows weights and bias of another dtype."""
     dtype, device = x.dtype, x.device
     for weight in weights:
-        if weight.dtype != dtype or weight.device != device or weight.dim() != 4:
+        if (weight.dtype != dtype and not cast) or weight.device != device or weight.dim() != 4:
             _refuse(x, weights)
     if dtype not in DTYPES:
         raise TypeError(f"x: expected one of {', '.join(str(d) for d in DTYPES)}, found {dtype}")
@@ -281,7 +352,7 @@ def check(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bo
     if x.dim() == 0 or x.shape[-1] != cols:
         raise ValueError(f"x: expected a shape (…, {cols}), the in_features, found {tuple(x.shape)}")
     if bias is not None:
-        if bias.dtype != dtype or bias.device != device:
+        if (bias.dtype != dtype and not cast) or bias.device != device:
             raise TypeError(f"bias: expected {dtype} on {device} like x, found {bias.dtype} on {bias.device}")
         if tuple(bias.shape) != (rows,):
             raise ValueError(f"bias: expected shape ({rows},), the out_features, found {tuple(bias.shape)}")

@@ -64,6 +64,7 @@ class KSLinear(nn.Module):
             self.bias = nn.Parameter(torch.empty(out_features, **factory))
         else:
             self.register_parameter("bias", None)
+        self.register_load_state_dict_post_hook(_after_loading)
         self.reset_parameters()
         if given is not None:
             with torch.no_grad():
@@ -116,9 +117,16 @@ class KSLinear(nn.Module):
         return torch.from_numpy(chain.to_dense()).to(first.device, first.dtype)
 
     def refresh(self) -> None:
-        """Packs the weights again at the next call. Needed only after single numbers were changed through ``.data`` (on
-        a GPU: anything): PyTorch does not count those changes."""
-        _engine.forget(self.factors[0])
+        """Packs the weights again at the next call. Needed only
+
+        * after single numbers were changed through ``.data`` (on a GPU: anything), which PyTorch does not count;
+        * after frozen weights (without ``requires_grad``) on a GPU were changed in place, if ``torch.compile`` has
+          recorded CUDA graphs of them (``mode="reduce-overhead"``): the graphs are then recorded again.
+          ``load_state_dict`` does it. A graph that you captured by yourself keeps the weights that it was captured
+          with.
+        """
+        if not _engine.renew(list(self.factors), self.bias):
+            _engine.forget(self.factors[0])
 
     @classmethod
     def from_linear(
@@ -191,6 +199,10 @@ class KSLinear(nn.Module):
                     raise ValueError(f"bias: expected shape ({layer.out_features},), found {tuple(bias.shape)}")
                 layer.bias.copy_(bias)  # type: ignore[union-attr]
         return layer
+
+
+def _after_loading(layer: KSLinear, _: Any) -> None:
+    _engine.renew(list(layer.factors), layer.bias)
 
 
 def _uniform(tensor: Tensor, bound: float) -> None:
