@@ -132,7 +132,15 @@ impl CudaOperator {
     /// Queues `Y = X Wᵀ + bias` for `n` vectors at device addresses `x` and `y` on `stream` (a `cudaStream_t`). The first call for a
     /// number of vectors compiles and allocates; later ones only launch. `capturing` says that the stream is being captured.
     #[pyo3(signature = (x, y, n, stream, capturing))]
-    fn apply_at(&self, py: Python<'_>, x: u64, y: u64, n: usize, stream: usize, capturing: bool) -> PyResult<()> {
+    pub(crate) fn apply_at(
+        &self,
+        py: Python<'_>,
+        x: u64,
+        y: u64,
+        n: usize,
+        stream: usize,
+        capturing: bool,
+    ) -> PyResult<()> {
         if n == 0 {
             return Ok(());
         }

@@ -75,6 +75,25 @@ def test_inputs_of_any_strides_and_alignment():
     assert agrees(layer, torch.randn(1 + 7 * 64, device="cuda", dtype=torch.float16)[1:].view(7, 64))
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_short_way_computes_the_same(dtype):
+    layer = layer_of(device="cuda", dtype=dtype).requires_grad_(False)
+    run = lambda x: layer._call.run(x, layer.factors._parameters, layer._parameters)  # noqa: E731
+    for shape in [(), (1,), (40,), (2, 3, 4)]:
+        x = torch.randn(*shape, 64, device="cuda", dtype=dtype)
+        y = layer(x)
+        assert torch.equal(run(x), y) and run(x).device == y.device and agrees(layer, x)
+    assert run(x.cpu()) is None and run(x.transpose(0, 1)) is None and run(x[:0]) is None
+    layer.factors[0].mul_(2)
+    assert run(x) is None and agrees(layer, x) and run(x) is not None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        during = run(x)
+        y = layer(x)
+    graph.replay()
+    assert during is None and torch.equal(y, run(x))
+
+
 def test_complex_numbers_are_refused():
     # While weights are trained PyTorch multiplies, and takes them.
     message = "dtype on a GPU: expected float16, bfloat16, float32 or float64, found complex64"

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._kronsparse import CudaOperator, Operator, apply_at, pack_at, same_at
+from .._kronsparse import Call, CudaOperator, Operator, apply_at, pack_at, retire_calls, same_at
 from ._products import by_products
 
 #: The element types of the engines. A GPU has the real ones.
@@ -42,6 +42,7 @@ class _Entry:
     __slots__ = (
         "addresses",
         "bias_address",
+        "call",
         "cols",
         "device",
         "dtype",
@@ -72,6 +73,8 @@ class _Entry:
         self.bias_address = 0 if bias is None else bias.data_ptr()
         self.rows, self.cols = sizes
         self.dtype, self.device, self.extra = weights[0].dtype, weights[0].device, extra
+        # Weakly: it holds the weights, whose end is the end of this.
+        self.call: weakref.ref[Call] | None = None
 
     def fits(self, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, extra: int) -> bool:
         """Whether these tensors were packed, are unchanged as far as PyTorch counts, and ``x`` goes with them."""
@@ -83,6 +86,10 @@ class _Entry:
             or x.shape[-1] != self.cols
         ):
             return False
+        return self.is_of(weights, bias)
+
+    def is_of(self, weights: Sequence[Tensor], bias: Tensor | None) -> bool:
+        """Whether these tensors were packed, and are unchanged as far as PyTorch counts."""
         count = len(weights)
         if len(self.tensors) != (count if bias is None else count + 1):
             return False
@@ -110,10 +117,14 @@ def clear_cache() -> None:
     """Forgets all packed weights; they are packed again when they are needed."""
     _cache.clear()
     _casts.clear()
+    retire_calls()
 
 
 def forget(weight: Tensor) -> None:
     """Forgets what was packed of chains that begin with a weight, and what it was cast to."""
+    retire_calls()
+    for entry in list(_cache.values()):
+        entry.call = None
     for key in [key for key in _cache if key[0] == id(weight)]:
         _cache.pop(key, None)
     for cast in [cast for cast in _casts if cast[0] == id(weight)]:
@@ -124,6 +135,23 @@ def forget(weight: Tensor) -> None:
 
 def _key(weights: Sequence[Tensor], adjoint: bool) -> tuple[int, int, bool]:
     return id(weights[0]), len(weights), adjoint
+
+
+def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
+    """The short way of a layer with these parameters, if they are packed."""
+    entry = _cache.get(_key(weights, False))
+    if entry is None or not entry.is_of(weights, bias):
+        return None
+    call = None if entry.call is None else entry.call()
+    if call is None:
+        tensors, addresses = list(weights), list(entry.addresses)
+        if bias is not None:
+            tensors.append(bias)
+            addresses.append(entry.bias_address)
+        parameters = list(zip(tensors, entry.versions, addresses))
+        call = Call(entry.operator, len(weights), parameters, (entry.rows, entry.cols), entry.extra)
+        entry.call = weakref.ref(call)
+    return call
 
 
 def cast_kept(weight: Tensor, dtype: torch.dtype) -> Tensor:

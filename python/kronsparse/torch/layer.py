@@ -35,6 +35,8 @@ class KSLinear(nn.Module):
     in_features: int
     out_features: int
     bias: Tensor | None
+    #: The short way of a forward that nobody watches, as long as the parameters are what they were.
+    _call: Any = None
 
     def __init__(
         self,
@@ -84,13 +86,28 @@ class KSLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, in_features)`` to ``(…, out_features)``."""
-        factors = self.factors
         if not torch.compiler.is_compiling():
             # A ParameterList takes microseconds to list; a parametrized one holds its parameters elsewhere.
-            plain = factors._parameters
+            plain = self._modules["factors"]._parameters  # type: ignore[union-attr]
+            if self._call is not None:
+                y = self._call.run(x, plain, self._parameters)
+                if y is not None:
+                    return y
             if len(plain) == len(self.patterns):
-                return ks_linear(x, list(plain.values()), self.bias)
-        return ks_linear(x, list(factors), self.bias)
+                weights, bias = list(plain.values()), self.bias
+                y = ks_linear(x, weights, bias)
+                # Not through nn.Module, which would look what it is given.
+                self.__dict__["_call"] = _engine.call_of(weights, bias)
+                return y
+        return ks_linear(x, list(self.factors), self.bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_call"}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Parameters that move leave what was packed of them.
+        self.__dict__["_call"] = None
+        return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
