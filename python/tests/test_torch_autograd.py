@@ -202,3 +202,16 @@ def test_checkpointing_and_hooks():
     expected = torch.autograd.grad(nn.functional.linear(x, dense(list(layer.factors)), layer.bias).sum(), x)[0]
     assert torch.allclose(x.grad, expected) and seen[0] == (3, 96)
     assert CHAINS["monarch"] == [tuple(p) for p in layer.patterns]
+
+
+def test_inputs_are_kept_only_for_gradients_of_weights():
+    layer, x = layer_of(dtype=torch.float64), torch.randn(3, 64, dtype=torch.float64, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.shape), t)[1], lambda t: t):
+        layer(x)
+        assert x.shape in kept
+        kept.clear()
+        layer.requires_grad_(False)
+        layer(x).sum().backward()
+    assert x.shape not in kept and kept
+    assert torch.allclose(x.grad, dense(list(layer.factors)).sum(0).expand(3, 64))

@@ -79,6 +79,8 @@ def test_wrong_arguments_name_what_was_expected_and_found():
         layer(torch.randn(3, 64, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"x: expected a tensor on cpu like weights\[0\], found one on meta"):
         layer(torch.randn(3, 64, device="meta"))
+    with pytest.raises(TypeError, match="x: expected a tensor, found ndarray"):
+        layer(np.zeros((3, 64), np.float32))
     with pytest.raises(TypeError, match="found torch.int64"):
         layer(torch.ones(3, 64, dtype=torch.int64))
     weights = list(layer.factors)

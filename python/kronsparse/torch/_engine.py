@@ -64,7 +64,7 @@ class _Entry:
     ) -> None:
         key = _key(weights, adjoint)
         # Once any of the tensors is gone its address may be another's.
-        forget = lambda _: _cache.pop(key, None)  # noqa: E731
+        forget = lambda _: _bury(_cache.pop(key, None))  # noqa: E731
         tensors = weights if bias is None else [*weights, bias]
         self.operator = operator
         self.tensors = [weakref.ref(tensor, forget) for tensor in tensors]
@@ -111,6 +111,15 @@ _casts: dict[tuple[int, torch.dtype], tuple[weakref.ref[Tensor], int, int, Tenso
 #: ``torch.compile`` is replayed whenever weights lie where they lay when it was recorded, whosever they are; as long as
 #: this memory is not given back, nobody else's can.
 _captured: dict[int, tuple[CudaOperator, list[torch.UntypedStorage]]] = {}
+
+
+#: What was forgotten while a CUDA graph was captured: no memory can be given back then.
+_dead: list[_Entry] = []
+
+
+def _bury(entry: _Entry | None) -> None:
+    if entry is not None and entry.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _dead.append(entry)
 
 
 def clear_cache() -> None:
@@ -320,6 +329,7 @@ def _pack_cuda(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, ca
             "kronsparse: weights cannot be packed while a CUDA graph is captured; run the layer once before, and do "
             "not change its weights in between"
         )
+    _dead.clear()
     _find_libraries()
     # Lists that keep the copies alive until they are packed.
     host = [_plain(weight).cpu() for weight in weights]

@@ -52,7 +52,8 @@ class _Apply(torch.autograd.Function):
     def forward(ctx: Any, keys: Any, apply: Any, how: Any, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
         ctx.adjoint, *ctx.rest = how
         ctx.operation = apply
-        ctx.save_for_backward(x, *weights)
+        # Inputs are large, and only gradients of weights need them.
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[5:]) else None, *weights)
         return _below(keys, apply, x, weights, bias, how)
 
     @staticmethod

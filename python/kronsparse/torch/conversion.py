@@ -145,8 +145,23 @@ def convert(
     for name, layer in replaced:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer)
+    _without_shortcuts(model)
     order = [name for name, _ in model.named_modules() if name in rows]
     return Table(rows[name] for name in order)
+
+
+def _without_shortcuts(model: nn.Module) -> None:
+    """PyTorch's own encoders have a shortcut for inference that reads the weights of their linear layers: those that
+    have chains now take the usual way, which calls the layers."""
+    changed = []
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and KSLinear in (type(module.linear1), type(module.linear2)):
+            # As for an activation that the shortcut does not know.
+            module.activation_relu_or_gelu = 0
+            changed.append(module)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(layer in changed for layer in module.layers):
+            module.use_nested_tensor = False
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:

@@ -44,6 +44,8 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
     weights = list(weights)
     if not weights:
         raise ValueError("weights: expected at least one factor, found none")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, found {type(x).__name__}")
     kind = x.device.type
     learns = any(weight.requires_grad for weight in weights)
     cast = False
