@@ -7,12 +7,14 @@ call.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._engine import apply_cpu, apply_cuda, apply_cuda_frozen, check
+from ._products import by_products, has_many
 
 _library = torch.library.Library("kronsparse", "DEF")
 _ARGUMENTS = "(Tensor x, Tensor[] weights, Tensor? bias, bool adjoint, bool cache, bool cast=False) -> Tensor"
@@ -59,12 +61,15 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         x, *weights = ctx.saved_tensors
+        how = ctx
+        if has_many(gradient):
+            how = SimpleNamespace(operation=by_products, adjoint=ctx.adjoint, rest=())
         wants_x, wants_bias, *wants_weights = ctx.needs_input_grad[3:]
         bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if wants_bias else None
         if any(wants_weights):
-            back, found = _backward(ctx, gradient, x, weights, wants_x, wants_weights)
+            back, found = _backward(how, gradient, x, weights, wants_x, wants_weights)
         else:
-            back = ctx.operation(gradient, weights, None, not ctx.adjoint, *ctx.rest) if wants_x else None
+            back = how.operation(gradient, weights, None, not how.adjoint, *how.rest) if wants_x else None
             found = [None] * len(weights)
         return None, None, None, back, bias, *found
 

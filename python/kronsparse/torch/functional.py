@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ._engine import apply_cpu, apply_cuda, cast_kept, check
+from ._learning import learn
 from ._ops import apply, apply_frozen, needs_gradient
-from ._products import by_products
+from ._products import by_products, is_transformed
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _cuda_training = "torch"
@@ -60,13 +60,13 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
             cast = x.dtype == dtype and all(t.dtype in _FLOATS for t in given)
         if not cast:
             # On a GPU packing takes long: what is cast is kept, unless gradients must flow through the cast.
-            fixed = fixed and not torch.compiler.is_compiling() and not _is_transformed()
+            fixed = fixed and not torch.compiler.is_compiling() and not is_transformed()
             to = cast_kept if fixed else Tensor.to
             weights = [to(weight, dtype) if weight.dtype in _FLOATS else weight for weight in weights]
             bias = to(bias, dtype) if bias is not None and bias.dtype in _FLOATS else bias
     records = torch.is_grad_enabled() and needs_gradient(x, weights, bias)
     if not torch.compiler.is_compiling():
-        if _is_transformed():
+        if is_transformed():
             check(x, weights, bias, False)
             return by_products(x, weights, bias)
         if (
@@ -84,13 +84,10 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
     trains = records and learns
     if trains and kind == "cuda" and _cuda_training == "torch":
         check(x, weights, bias, False)
-        return by_products(x, weights, bias)
+        # Compilers move and merge plain operations.
+        watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
+        return by_products(x, weights, bias) if watched else learn(x, weights, bias)
     if kind == "cuda" and not learns and (bias is None or not bias.requires_grad):
         return apply_frozen(x, weights, bias, False, True, cast)
     # While gradients of weights are recorded nothing is kept: an optimizer is about to change them.
     return apply(x, weights, bias, False, not trains, cast)
-
-
-def _is_transformed() -> bool:
-    """Whether ``torch.func`` or forward-mode differentiation is at work: custom operations' gradients know neither."""
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
