@@ -230,6 +230,10 @@ def test_cuda_graphs():
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(y, before)
+    assert _engine._captured
+    del graph
+    clear_cache(graphs=True)
+    assert not _engine._captured and agrees(layer, x)
 
 
 def test_a_capture_without_a_first_run_is_refused():

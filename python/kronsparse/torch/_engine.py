@@ -122,10 +122,13 @@ def _bury(entry: _Entry | None) -> None:
         _dead.append(entry)
 
 
-def clear_cache() -> None:
-    """Forgets all packed weights; they are packed again when they are needed."""
+def clear_cache(graphs: bool = False) -> None:
+    """Forgets all packed weights; they are packed again when they are needed. What CUDA graphs hold is kept, since
+    nobody says when the last of them is gone: with ``graphs`` you say that there is none any more."""
     _cache.clear()
     _casts.clear()
+    if graphs:
+        _captured.clear()
     retire_calls()
 
 
@@ -165,7 +168,7 @@ def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
 
 def cast_kept(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight in another dtype for calls without gradients, cast once: what is packed of it can be found again."""
-    if weight.dtype == dtype or weight.is_inference():
+    if weight.dtype == dtype or weight.is_inference() or type(weight) not in (Tensor, torch.nn.Parameter):
         return weight.to(dtype)
     key = (id(weight), dtype)
     found = _casts.get(key)

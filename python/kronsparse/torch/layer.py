@@ -27,7 +27,11 @@ class KSLinear(nn.Module):
 
     ``chain`` is a ``kronsparse.Chain`` whose weights are copied, or, like ``patterns``, a list of patterns left to
     right or text (``"monarch:32,32"``, ``"(1,64,64,64)(64,64,64,1)"``), for which weights are drawn. ``factors`` holds
-    one parameter of shape ``(a, b, c, d)`` per factor, named ``factors.0 …`` in a ``state_dict``.
+    one parameter of shape ``(a, b, c, d)`` per factor, named ``factors.0 …`` in a ``state_dict``. There is no
+    ``weight``: ``to_dense`` makes one.
+
+    On a GPU calls on several streams wait for each other, since a chain has working memory; CUDA graphs that hold the
+    same layer must not be replayed at the same time.
 
     ValueError for a chain of another shape than ``(out_features, in_features)``.
     """
