@@ -194,3 +194,14 @@ def test_a_call_is_made_of_at_least_one_weight():
     for factors, parameters in ((0, []), (1, []), (1, [(torch.zeros(1), 0, 0)] * 3)):
         with pytest.raises(ValueError, match=f"expected {factors} weights and at most one bias, found"):
             _kronsparse.Call(operator, factors, parameters, (2, 3), 1)
+
+
+def test_a_pytorch_without_the_private_names_takes_the_long_way(monkeypatch):
+    from kronsparse.torch import _engine
+
+    def missing(*_):
+        raise AttributeError("module 'torch._C' has no attribute '_len_torch_dispatch_stack'")
+
+    monkeypatch.setattr(_engine, "Call", missing)
+    layer, x = ready(), torch.randn(4, 64)
+    assert layer._call is None and torch.allclose(layer(x), expected(layer, x), atol=1e-5)

@@ -161,7 +161,11 @@ def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
             tensors.append(bias)
             addresses.append(entry.bias_address)
         parameters = list(zip(tensors, entry.versions, addresses))
-        call = Call(entry.operator, len(weights), parameters, (entry.rows, entry.cols), entry.extra)
+        try:
+            call = Call(entry.operator, len(weights), parameters, (entry.rows, entry.cols), entry.extra)
+        except AttributeError:
+            # It asks PyTorch by names that are not public: where one of them is gone, the long way is left.
+            return None
         entry.call = weakref.ref(call)
     return call
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from .. import _kronsparse
 from .._chain import Chain
@@ -90,7 +91,7 @@ class KSLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, in_features)`` to ``(…, out_features)``."""
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             # A ParameterList takes microseconds to list; a parametrized one holds its parameters elsewhere.
             plain = self._modules["factors"]._parameters  # type: ignore[union-attr]
             if self._call is not None:
