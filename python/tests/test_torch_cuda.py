@@ -119,6 +119,10 @@ def test_changed_weights_are_noticed():
         assert agrees(layer, x)
         layer.load_state_dict(layer_of().state_dict())
         assert agrees(layer, x)
+    layer.factors[0].grad = torch.ones_like(layer.factors[0])
+    torch.optim.AdamW([layer.factors[0]], lr=0.5, fused=True).step()
+    with torch.no_grad():
+        assert agrees(layer, x)
         # PyTorch does not count this one.
         layer.factors[1].data.mul_(3)
         layer.refresh()

@@ -2,10 +2,11 @@
 
 How a change of weights is noticed. An operator is found again only for the same tensor objects at the same addresses
 with the same version counters, which every in-place operation raises: optimizers, ``load_state_dict``, ``copy_`` under
-``no_grad``. What is done through ``.data`` is not counted by PyTorch. On the CPU a sample of the numbers is compared as
-well, which finds changes of whole arrays; and while gradients are recorded for a weight nothing is kept at all. What is
-left: single numbers changed through ``.data`` between two calls without gradients, and on a GPU anything changed
-through ``.data`` at the same address. Then ``KSLinear.refresh()`` or ``clear_cache()`` is needed.
+``no_grad``. Fused optimizers do not raise them; a hook does it for them. What is done through ``.data``, by collective
+communication or by the replay of a CUDA graph is not counted. On the CPU a sample of the numbers is compared as well,
+which finds changes of whole arrays; and while gradients are recorded for a weight nothing is kept at all. What is left:
+single numbers changed through ``.data`` between two calls without gradients, and on a GPU all that is not counted, at
+the same address. Then ``KSLinear.refresh()`` or ``clear_cache()`` is needed.
 
 A CUDA graph holds weights as they were packed when it was captured.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .._kronsparse import Call, CudaOperator, Operator, apply_at, pack_at, retire_calls, same_at
 from ._products import by_products
@@ -143,6 +145,20 @@ def forget(weight: Tensor) -> None:
         found = _casts.pop(cast, None)
         if found is not None:
             forget(found[3])
+
+
+def _after_step(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
+    """Counts the step of an optimizer as a change of what is packed: kernels of fused ones change numbers unseen."""
+    if torch.compiler.is_compiling():
+        # Compiled programs count what they change.
+        return
+    packed = {id(known()) for entry in list(_cache.values()) for known in entry.tensors} | {key[0] for key in _casts}
+    changed = [p for group in optimizer.param_groups for p in group["params"] if id(p) in packed]
+    if changed:
+        torch.autograd.graph.increment_version(changed)
+
+
+register_optimizer_step_post_hook(_after_step)
 
 
 def _key(weights: Sequence[Tensor], adjoint: bool) -> tuple[int, int, bool]:

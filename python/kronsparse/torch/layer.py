@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -71,6 +72,7 @@ class KSLinear(nn.Module):
             self.bias = nn.Parameter(torch.empty(out_features, **factory))
         else:
             self.register_parameter("bias", None)
+        self.register_load_state_dict_pre_hook(_before_loading)
         self.register_load_state_dict_post_hook(_after_loading)
         self.reset_parameters()
         if given is not None:
@@ -98,7 +100,7 @@ class KSLinear(nn.Module):
                 y = self._call.run(x, plain, self._parameters)
                 if y is not None:
                     return y
-            if len(plain) == len(self.patterns):
+            if tuple(plain) == _names(len(self.patterns)):
                 weights, bias = list(plain.values()), self.bias
                 y = ks_linear(x, weights, bias)
                 # Not through nn.Module, which would look what it is given.
@@ -110,9 +112,20 @@ class KSLinear(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name != "_call"}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # Parameters that move leave what was packed of them.
+        # Parameters that move leave what was packed of them, which might forbid to swap them.
+        self._leave_packed()
+        super()._apply(fn, recurse)
+        for factor in self.factors:
+            # Four dimensions do not make an image: ``to(memory_format=torch.channels_last)`` is not meant.
+            if not factor.is_contiguous() and type(factor) is nn.Parameter:
+                factor.data = factor.data.contiguous()
+        return self
+
+    def _leave_packed(self) -> None:
         self.__dict__["_call"] = None
-        return super()._apply(fn, recurse)
+        for parameter in [*self.factors, self.bias]:
+            if parameter is not None:
+                _engine.forget(parameter)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
@@ -141,7 +154,8 @@ class KSLinear(nn.Module):
     def refresh(self) -> None:
         """Packs the weights again at the next call. Needed only
 
-        * after single numbers were changed through ``.data`` (on a GPU: anything), which PyTorch does not count;
+        * after single numbers were changed (on a GPU: anything) in a way that PyTorch does not count: through
+          ``.data``, by collective communication, by the replay of a CUDA graph;
         * after frozen weights (without ``requires_grad``) on a GPU were changed in place, if ``torch.compile`` has
           recorded CUDA graphs of them (``mode="reduce-overhead"``): the graphs are then recorded again.
           ``load_state_dict`` does it. A graph that you captured by yourself keeps the weights that it was captured
@@ -221,6 +235,17 @@ class KSLinear(nn.Module):
                     raise ValueError(f"bias: expected shape ({layer.out_features},), found {tuple(bias.shape)}")
                 layer.bias.copy_(bias)  # type: ignore[union-attr]
         return layer
+
+
+@functools.cache
+def _names(count: int) -> tuple[str, ...]:
+    """How a list of so many parameters names them. Pruning, say, takes one out and puts others there."""
+    return tuple(str(at) for at in range(count))
+
+
+def _before_loading(layer: KSLinear, *_: Any) -> None:
+    if torch.__future__.get_swap_module_params_on_conversion():
+        layer._leave_packed()
 
 
 def _after_loading(layer: KSLinear, _: Any) -> None:
