@@ -3,10 +3,11 @@
 How a change of weights is noticed. An operator is found again only for the same tensor objects at the same addresses
 with the same version counters, which every in-place operation raises: optimizers, ``load_state_dict``, ``copy_`` under
 ``no_grad``. Fused optimizers do not raise them; a hook does it for them. What is done through ``.data``, by collective
-communication or by the replay of a CUDA graph is not counted. On the CPU a sample of the numbers is compared as well,
-which finds changes of whole arrays; and while gradients are recorded for a weight nothing is kept at all. What is left:
-single numbers changed through ``.data`` between two calls without gradients, and on a GPU all that is not counted, at
-the same address. Then ``KSLinear.refresh()`` or ``clear_cache()`` is needed.
+communication, by the replay of a CUDA graph or by a fused optimizer within ``torch.compile`` is not counted. On the CPU
+a sample of the numbers is compared as well, which finds changes of whole arrays; and while gradients are recorded for a
+weight nothing is kept at all. What is left: single numbers changed through ``.data`` between two calls without
+gradients, and on a GPU all that is not counted, at the same address. Then ``KSLinear.refresh()`` or ``clear_cache()``
+is needed.
 
 A CUDA graph holds weights as they were packed when it was captured.
 """
@@ -150,7 +151,7 @@ def forget(weight: Tensor) -> None:
 def _after_step(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
     """Counts the step of an optimizer as a change of what is packed: kernels of fused ones change numbers unseen."""
     if torch.compiler.is_compiling():
-        # Compiled programs count what they change.
+        # Compiled programs count what they change, but for fused optimizers; a hook would break their graphs.
         return
     packed = {id(known()) for entry in list(_cache.values()) for known in entry.tensors} | {key[0] for key in _casts}
     changed = [p for group in optimizer.param_groups for p in group["params"] if id(p) in packed]

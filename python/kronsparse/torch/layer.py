@@ -155,7 +155,7 @@ class KSLinear(nn.Module):
         """Packs the weights again at the next call. Needed only
 
         * after single numbers were changed (on a GPU: anything) in a way that PyTorch does not count: through
-          ``.data``, by collective communication, by the replay of a CUDA graph;
+          ``.data``, by collective communication, by the replay of a CUDA graph, by a fused optimizer that is compiled;
         * after frozen weights (without ``requires_grad``) on a GPU were changed in place, if ``torch.compile`` has
           recorded CUDA graphs of them (``mode="reduce-overhead"``): the graphs are then recorded again.
           ``load_state_dict`` does it. A graph that you captured by yourself keeps the weights that it was captured
