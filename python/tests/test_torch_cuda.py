@@ -302,7 +302,7 @@ def test_graphs_of_torch_compile_see_weights_that_change_in_place():
     with torch.no_grad():
         for _ in range(3):
             for _ in range(3):
-                assert error(reduced(x), output_of_two(model, x)) < 1e-5
+                assert error(reduced(x), output_of_two(model, x)) < 5 * TOLERANCE[torch.float32]
             model[1].factors[0].mul_(1.5)
             model[3].bias.add_(1)
 
@@ -322,7 +322,7 @@ def test_graphs_of_torch_compile_are_not_replayed_for_another_model_s_weights(fr
         with torch.no_grad():
             model(x)
             for _ in range(4):
-                assert error(reduced(x), output_of_two(model, x)) < 1e-5
+                assert error(reduced(x), output_of_two(model, x)) < 5 * TOLERANCE[torch.float32]
         del model, reduced
         gc.collect()
 
@@ -338,7 +338,7 @@ def test_graphs_of_frozen_weights_are_recorded_again_after_loading_and_refreshin
             model[1].factors[1].mul_(2)
             model[1].refresh()
         for _ in range(4):
-            assert error(reduced(x), output_of_two(model, x)) < 1e-5
+            assert error(reduced(x), output_of_two(model, x)) < 5 * TOLERANCE[torch.float32]
 
 
 def test_graphs_of_torch_compile_without_a_first_run_are_right():
@@ -349,7 +349,7 @@ def test_graphs_of_torch_compile_without_a_first_run_are_right():
         reduced = torch.compile(model, mode="reduce-overhead")
         with warnings.catch_warnings(record=not first):
             for _ in range(4):
-                assert error(reduced(x), output_of_two(model, x)) < 1e-5
+                assert error(reduced(x), output_of_two(model, x)) < 5 * TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("mode", [None, "reduce-overhead"])
