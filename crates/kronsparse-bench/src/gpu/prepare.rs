@@ -178,6 +178,7 @@ mod tests {
                 aligned: true,
                 bias: false,
                 activation: Activation::None,
+                join: Join::None,
             };
             assert!(auto.contains(&gpu::choose(&problem, &machine).unwrap().source()), "{problem:?}");
             for way in gpu::promising(&problem, &machine, Some(1 << 30)) {
