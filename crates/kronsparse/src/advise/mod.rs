@@ -4,10 +4,10 @@
 //! [`advise()`] goes through these steps, one file each:
 //!
 //! 1. [`Search`]: the chains of the shape within a [`Budget`], and [`splits`]: the ranks that each of them allows.
-//! 2. A rough time puts them in order (`sketch`), and `shortlist` keeps the best of every kind and size, without those that
-//!    another chain beats in parameters, ranks and time at once.
-//! 3. [`Target`]: what these cost, by the planner's estimates for a GPU ([`crate::plan::gpu::ChainPlan`]), by a roofline of
+//! 2. [`Target`]: what a chain costs, by the planner's estimates for a GPU ([`crate::plan::gpu::ChainPlan`]), by a roofline of
 //!    measured ceilings ([`Calibration`]) for a CPU; joules where there is a basis for them.
+//! 3. `shortlist`: the best of every family and size, without those that another chain beats in parameters, ranks and time at
+//!    once. `explore` finds them by bounds, so that few of thousands of chains are planned in full (`planner`).
 //! 4. [`Verdict`]: which is best for each number of vectors and for all together, by how much, or why to stay dense. Where
 //!    somebody measured ([`Advice::set_measured`]), the measured figures decide.
 //!
@@ -23,22 +23,23 @@
 //! # Ok::<(), kronsparse::Error>(())
 //! ```
 
+mod bounds;
 mod calibration;
 pub mod cpu;
 pub mod energy;
+mod estimator;
+mod explore;
 mod model;
+mod planner;
 pub mod ranks;
 mod search;
 mod shortlist;
-mod sketch;
 mod target;
 mod verdict;
 mod words;
 
 use std::fmt;
 use std::str::FromStr;
-
-use rayon::prelude::*;
 
 pub use calibration::{Calibration, CpuDescription, Origin};
 pub use cpu::{chain_seconds, dense_seconds};
@@ -137,6 +138,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All but the matrix itself.
+    const CHAINS: [Kind; 5] = [Kind::LowRank, Kind::Monarch, Kind::BlockLowRank, Kind::Butterfly, Kind::Partial];
+
     /// In a few words.
     pub fn name(self) -> &'static str {
         match self {
@@ -266,12 +270,7 @@ pub fn advise(
     let mut space = options.search.chains(rows, cols)?;
     space.retain(|chain| chain.patterns().iter().all(|pattern| fits(pattern.cols(), most)));
     let looked_at = space.len();
-    let picked = shortlist::pick(space, &cases, options, target)?;
-    let ways = picked.into_par_iter().map(|chain| {
-        let costs = cases.iter().map(|case| target.chain(&chain, case)).collect::<Result<_>>()?;
-        Way::new(chain, costs)
-    });
-    let chains = shortlist::undominated(ways.collect::<Result<Vec<Way>>>()?, options.objective);
+    let chains = shortlist::undominated(shortlist::pick(&space, &cases, options, target)?, options.objective);
     let (options, target) = (options.clone(), target.clone());
     let pending = Verdict::pending();
     let mut advice = Advice {

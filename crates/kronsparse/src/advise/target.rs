@@ -2,8 +2,9 @@
 //! multiplication costs there.
 
 use super::calibration::Calibration;
-use super::{cpu, energy, sketch};
-use crate::plan::gpu::{self, ChainPlan, ChainProblem, Choice, Cut, GpuMachine, Part, Precision, StepWay};
+use super::planner::{self, Planner};
+use super::{cpu, energy};
+use crate::plan::gpu::{self, ChainProblem, Choice, GpuMachine, Precision, StepWay};
 use crate::{Activation, ChainPattern, DType, Error, Layout, Pattern, Result};
 
 /// In which numbers, in which order, how many vectors at once.
@@ -77,37 +78,20 @@ impl Gpu {
         Ok(Gpu { name: device.name().to_owned(), machine: device.machine().clone(), libraries: found })
     }
 
-    /// Dense products need their weights whatever they take, so no limit is set.
-    fn limit(&self) -> Option<usize> {
+    /// Bytes of weights that a library's algorithm may have for a factor, `None` without libraries.
+    pub(super) fn library_bytes(&self) -> Option<usize> {
         self.libraries.is_ok().then_some(usize::MAX)
     }
 
-    fn problem(&self, chain: &ChainPattern, case: &Case) -> ChainProblem {
+    pub(super) fn problem(&self, chain: &ChainPattern, case: &Case) -> ChainProblem {
         let Case { dtype, precision, layout, batch } = *case;
         let (chain, activation) = (chain.clone(), Activation::None);
         ChainProblem { chain, dtype, precision, layout, batch, aligned: true, bias: false, activation }
     }
 
-    fn chain(&self, chain: &ChainPattern, case: &Case) -> Result<Cost> {
-        let plan = ChainPlan::new(&self.problem(chain, case), &self.machine, self.limit())
-            .map_err(|why| Error::Unsupported { what: format!("{chain} on {}", self.name), why: why.to_string() })?;
-        // Not `steps`: the chain as one dense matrix is what it is compared with.
-        let steps = plan.steps_of_cuts();
-        let seconds = plan.seconds_of_cuts();
-        let joules = self.joules(case, seconds, steps.iter().map(|step| step.seconds * energy::watts(step.way)).sum());
-        let patterns = chain.patterns();
-        let hidden = plan.cuts()[..plan.cuts().len() - 1].iter().map(|cut| patterns[cut.at].rows());
-        let how = steps.iter().map(|step| match (step.part, step.way) {
-            (Part::Together(Cut { count, .. }), _) => format!("{} ({count} factors)", step.name),
-            (_, StepWay::One(Choice::Library(_))) => format!("{} (cuBLAS)", step.name),
-            _ => step.name.to_owned(),
-        });
-        Ok(cost(chain, case, seconds, joules, hidden.collect(), how.collect::<Vec<_>>().join(", then ")))
-    }
-
     fn dense(&self, whole: &ChainPattern, case: &Case) -> Result<Cost> {
         let problem = self.problem(whole, case).factor(0);
-        let Some(best) = gpu::ranked(&problem, &self.machine, self.limit()).into_iter().next() else {
+        let Some(best) = gpu::ranked(&problem, &self.machine, self.library_bytes()).into_iter().next() else {
             let what = format!("a dense product on {}", self.name);
             return Err(Error::Unsupported { what, why: format!("no kernel multiplies {}", case.dtype) });
         };
@@ -119,7 +103,7 @@ impl Gpu {
         Ok(cost(whole, case, seconds, self.joules(case, seconds, seconds * watts), Vec::new(), how))
     }
 
-    fn joules(&self, case: &Case, seconds: f64, joules: f64) -> std::result::Result<f64, String> {
+    pub(super) fn joules(&self, case: &Case, seconds: f64, joules: f64) -> std::result::Result<f64, String> {
         match energy::missing(&self.name, case.dtype, case.precision, seconds) {
             None => Ok(joules),
             Some(why) => Err(why),
@@ -130,7 +114,7 @@ impl Gpu {
 /// Where it will be multiplied.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// A GPU, estimated by the planner ([`ChainPlan`], [`gpu::ranked`](fn@gpu::ranked)).
+    /// A GPU, estimated by the planner, as [`ChainPlan`](gpu::ChainPlan) has it and [`gpu::ranked`](fn@gpu::ranked).
     Gpu(Box<Gpu>),
     /// A CPU, estimated from its ceilings ([`super::chain_seconds`]).
     Cpu(Box<Calibration>),
@@ -154,7 +138,10 @@ impl Target {
     pub fn chain(&self, chain: &ChainPattern, case: &Case) -> Result<Cost> {
         self.check(case)?;
         match self {
-            Target::Gpu(gpu) => gpu.chain(chain, case),
+            Target::Gpu(gpu) => {
+                let mut costs = planner::costs(&mut [Planner::new(gpu, *case)], std::slice::from_ref(chain))?;
+                Ok(costs.remove(0).remove(0))
+            }
             Target::Cpu(calibration) => {
                 let seconds = cpu::chain_seconds(chain, case.dtype, case.batch, calibration);
                 Ok(cost(chain, case, seconds, Err(NO_ENERGY.into()), Vec::new(), "fused".into()))
@@ -191,15 +178,8 @@ impl Target {
         (cost.flops / flops).max(cost.bytes / bytes)
     }
 
-    /// Seconds by which thousands of chains are put in order, of which the best are then estimated by [`Target::chain`].
-    pub(super) fn sketch(&self, chain: &ChainPattern, case: &Case) -> f64 {
-        match self {
-            Target::Gpu(gpu) => sketch::seconds(chain, case, &gpu.machine),
-            Target::Cpu(calibration) => cpu::chain_seconds(chain, case.dtype, case.batch, calibration),
-        }
-    }
-
-    fn check(&self, case: &Case) -> Result<()> {
+    /// Errors: what is not advised on.
+    pub(super) fn check(&self, case: &Case) -> Result<()> {
         let fail = |what: String, why: &str| Err(Error::Unsupported { what, why: why.into() });
         if case.dtype.is_complex() {
             return fail(
@@ -215,24 +195,29 @@ impl Target {
 }
 
 /// What is missing for the energy of a CPU.
-const NO_ENERGY: &str = "no power of a CPU was ever measured by this project";
+pub(super) const NO_ENERGY: &str = "no power of a CPU was ever measured by this project";
 
 /// `hidden`: numbers per vector of every set of hidden vectors that is written to memory.
-fn cost(
+pub(super) fn cost(
     chain: &ChainPattern,
     case: &Case,
     seconds: f64,
     joules: std::result::Result<f64, String>,
-    mut hidden: Vec<usize>,
+    hidden: Vec<usize>,
     how: String,
 ) -> Cost {
+    let memory = memory(chain, case, hidden);
+    let (flops, bytes) = (chain.flops(case.batch), chain.bytes(case.batch, case.dtype.size()));
+    Cost { seconds, joules, memory, flops, bytes, how }
+}
+
+/// See [`cost`].
+pub(super) fn memory(chain: &ChainPattern, case: &Case, mut hidden: Vec<usize>) -> Memory {
     hidden.sort_unstable();
     let held: usize = hidden.iter().rev().take(2).sum();
     let (size, batch) = (case.dtype.size() as f64, case.batch as f64);
-    let memory = Memory {
+    Memory {
         weights: size * chain.parameters() as f64,
         activations: size * batch * (chain.rows() + chain.cols() + held) as f64,
-    };
-    let (flops, bytes) = (chain.flops(case.batch), chain.bytes(case.batch, case.dtype.size()));
-    Cost { seconds, joules, memory, flops, bytes, how }
+    }
 }
