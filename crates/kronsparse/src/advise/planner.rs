@@ -131,9 +131,9 @@ impl<'a> Planner<'a> {
     /// What a chain costs, all of whose fastest parts are planned.
     fn cost(&self, chain: &ChainPattern) -> Cost {
         let Outline { steps, seconds, joules, hidden } = self.outline(chain);
-        let how: Vec<&str> = steps.iter().filter_map(|(_, step)| Some(step.as_ref()?.name.as_str())).collect();
+        let how = steps.into_iter().filter_map(|(_, step)| Some(step?.name)).collect();
         let joules = self.gpu.joules(&self.case, seconds, joules);
-        cost(chain, &self.case, seconds, joules, hidden, how.join(", then "))
+        cost(chain, &self.case, seconds, joules, hidden, how)
     }
 
     /// The least that an estimate of a part can be, or nearly: see [`KERNEL`] and [`bounds`]. What a library takes for one factor is

@@ -6,9 +6,9 @@ use rayon::prelude::*;
 
 use super::estimator::Estimator;
 use super::explore;
-use super::ranks::rank_bound;
+use super::ranks::{Split, rank_bound, splits};
 use super::target::Case;
-use super::{Kind, Objective, Options, Split, Target, Way, splits};
+use super::{Candidate, Family, Objective, Options, Target};
 use crate::{ChainPattern, Result};
 
 /// So many of every size are kept for each number of vectors, and for all together, beside one of every family.
@@ -18,7 +18,12 @@ const WIDE: f64 = 1.5;
 const SIZES: usize = 3;
 
 /// The chains to show, with what they cost.
-pub(super) fn pick(space: &[ChainPattern], cases: &[Case], options: &Options, target: &Target) -> Result<Vec<Way>> {
+pub(super) fn pick(
+    space: &[ChainPattern],
+    cases: &[Case],
+    options: &Options,
+    target: &Target,
+) -> Result<Vec<Candidate>> {
     let mut estimator = Estimator::new(target, cases, options.objective);
     let groups = by_size(space);
     let mut picked = vec![false; space.len()];
@@ -32,14 +37,14 @@ pub(super) fn pick(space: &[ChainPattern], cases: &[Case], options: &Options, ta
             }
         }
     }
-    let kinds = space.par_iter().map(|chain| Ok(Kind::of(chain, &splits(chain)?))).collect::<Result<Vec<_>>>()?;
+    let families = space.par_iter().map(|chain| Ok(Family::of(chain, &splits(chain)?))).collect::<Result<Vec<_>>>()?;
     for case in &all {
         let least = space.par_iter().map(|chain| Ok(estimator.least(*case, chain)?.0));
         let least = least.collect::<Result<Vec<f64>>>()?;
         for group in &groups {
-            for kind in Kind::CHAINS {
-                let of_kind = group.iter().filter(|&&place| kinds[place] == kind);
-                let best = of_kind.min_by(|&&x, &&y| least[x].total_cmp(&least[y]));
+            for family in Family::CHAINS {
+                let of_family = group.iter().filter(|&&place| families[place] == family);
+                let best = of_family.min_by(|&&x, &&y| least[x].total_cmp(&least[y]));
                 best.into_iter().for_each(|&place| picked[place] = true);
             }
         }
@@ -47,7 +52,7 @@ pub(super) fn pick(space: &[ChainPattern], cases: &[Case], options: &Options, ta
     let chains: Vec<ChainPattern> =
         space.iter().zip(picked).filter_map(|(chain, picked)| picked.then(|| chain.clone())).collect();
     let costs = estimator.costs(&chains)?;
-    chains.into_iter().zip(costs).map(|(chain, costs)| Way::new(chain, costs)).collect()
+    chains.into_iter().zip(costs).map(|(chain, costs)| Candidate::new(chain, costs)).collect()
 }
 
 /// The places of the chains, which stand in the order of their parameters, by the part of the budget that they are in.
@@ -66,12 +71,14 @@ fn by_size(space: &[ChainPattern]) -> Vec<Vec<usize>> {
 
 /// Drops the ways that another one beats in parameters, ranks and estimated time at once, and puts the rest in order: the least
 /// geometric mean of the estimates first, of equal ones the one with fewer factors.
-pub(super) fn undominated(ways: Vec<Way>, objective: Objective) -> Vec<Way> {
+pub(super) fn undominated(ways: Vec<Candidate>, objective: Objective) -> Vec<Candidate> {
     let kept = keep(&ways.iter().map(Compared::of_way).collect::<Vec<_>>());
-    let mut ways: Vec<Way> = ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect();
-    // Where an estimate of energy is missing, time stands for it.
-    let cost = |way: &Way, at: usize| way.estimate(at, objective).unwrap_or(way.costs[at].seconds);
-    let mean = |way: &Way| (0..way.costs.len()).map(|at| cost(way, at).ln()).sum::<f64>();
+    let mut ways: Vec<Candidate> = ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect();
+    // Where a figure is missing, such as energy of short calls, time puts all of them in order: units are not mixed.
+    let figures = |way: &Candidate| (0..way.costs.len()).all(|at| way.estimate(at, objective).is_ok());
+    let objective = if ways.iter().all(figures) { objective } else { Objective::Time };
+    let cost = |way: &Candidate, at: usize| way.estimate(at, objective).unwrap_or(f64::INFINITY);
+    let mean = |way: &Candidate| (0..way.costs.len()).map(|at| cost(way, at).ln()).sum::<f64>();
     ways.sort_by(|x, y| mean(x).total_cmp(&mean(y)).then(x.splits.len().cmp(&y.splits.len())));
     ways
 }
@@ -79,15 +86,15 @@ pub(super) fn undominated(ways: Vec<Way>, objective: Objective) -> Vec<Way> {
 /// What decides which of two chains of one shape is dropped.
 struct Compared<'a> {
     chain: &'a ChainPattern,
-    kind: Kind,
+    family: Family,
     splits: &'a [Split],
     times: Vec<f64>,
 }
 
 impl<'a> Compared<'a> {
-    fn of_way(way: &'a Way) -> Compared<'a> {
+    fn of_way(way: &'a Candidate) -> Compared<'a> {
         let times = way.costs.iter().map(|cost| cost.seconds).collect();
-        Compared { chain: &way.chain, kind: way.kind, splits: &way.splits, times }
+        Compared { chain: &way.chain, family: way.family, splits: &way.splits, times }
     }
 
     /// Whether this chain makes `other` superfluous: no more parameters, no more time for any number of vectors, and in all blocks
@@ -96,8 +103,8 @@ impl<'a> Compared<'a> {
     fn beats(&self, other: &Compared<'_>) -> bool {
         let (rows, cols) = (other.chain.rows(), other.chain.cols());
         let covers = |split: &Split| rank_bound(other.splits, rows, cols, split.a, split.d) <= split.rank;
-        self.kind != Kind::Partial
-            && other.kind != Kind::Partial
+        self.family != Family::Partial
+            && other.family != Family::Partial
             && self.chain.parameters() <= other.chain.parameters()
             && self.times.iter().zip(&other.times).all(|(mine, theirs)| mine <= theirs)
             && self.splits.iter().all(covers)
@@ -141,7 +148,7 @@ mod tests {
             .map(|((chain, splits), (_, times))| Compared {
                 chain,
                 splits,
-                kind: Kind::of(chain, splits),
+                family: Family::of(chain, splits),
                 times: times.to_vec(),
             })
             .collect();

@@ -3,6 +3,7 @@
 
 use super::calibration::Calibration;
 use super::planner::{self, Planner};
+use super::spread::{self, Spread};
 use super::{cpu, energy};
 use crate::plan::gpu::{self, ChainProblem, Choice, GpuMachine, Precision, StepWay};
 use crate::{Activation, ChainPattern, DType, Error, Layout, Pattern, Result};
@@ -51,6 +52,25 @@ pub struct Cost {
     pub bytes: f64,
     /// How it is multiplied, in a few words.
     pub how: String,
+    /// Kernels and library algorithms that run one after the other.
+    pub steps: usize,
+}
+
+/// The least time of some work at the rates of a machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Roof {
+    /// Seconds.
+    pub seconds: f64,
+    /// Whether bytes take as long as operations, or longer.
+    pub memory: bool,
+}
+
+impl Roof {
+    /// Of floating-point operations and bytes at rates per second.
+    pub fn new(flops: f64, bytes: f64, flops_per_second: f64, bytes_per_second: f64) -> Roof {
+        let (arithmetic, memory) = (flops / flops_per_second, bytes / bytes_per_second);
+        Roof { seconds: arithmetic.max(memory), memory: memory >= arithmetic }
+    }
 }
 
 /// A GPU and what is known of its libraries.
@@ -60,27 +80,30 @@ pub struct Gpu {
     pub name: String,
     /// What the planner knows of it.
     pub machine: GpuMachine,
-    /// Whether cuBLAS is there, or why not.
-    pub libraries: std::result::Result<(), String>,
+    /// Bytes of weights that a library's algorithm may have in the engine, or why there are no libraries.
+    pub libraries: std::result::Result<usize, String>,
+    /// Whether it was asked, rather than described.
+    pub at_hand: bool,
 }
 
 impl Gpu {
     /// An H100 SXM with cuBLAS, which need not be at hand.
     pub fn h100() -> Gpu {
-        Gpu { name: "H100".into(), machine: GpuMachine::h100(), libraries: Ok(()) }
+        let libraries = Ok(engine_limit());
+        Gpu { name: "H100".into(), machine: GpuMachine::h100(), libraries, at_hand: false }
     }
 
     /// GPU `ordinal` of this machine. Errors: there is no driver, or no such GPU.
     pub fn open(ordinal: usize) -> Result<Gpu> {
         use crate::cuda::{Device, libraries};
         let device = Device::open(ordinal)?;
-        let found = libraries::find(libraries::Library::Cublas).map(|_| ()).map_err(str::to_owned);
-        Ok(Gpu { name: device.name().to_owned(), machine: device.machine().clone(), libraries: found })
+        let libraries = libraries::find(libraries::Library::Cublas).map(|_| engine_limit()).map_err(str::to_owned);
+        Ok(Gpu { name: device.name().to_owned(), machine: device.machine().clone(), libraries, at_hand: true })
     }
 
     /// Bytes of weights that a library's algorithm may have for a factor, `None` without libraries.
     pub(super) fn library_bytes(&self) -> Option<usize> {
-        self.libraries.is_ok().then_some(usize::MAX)
+        self.libraries.as_ref().ok().copied()
     }
 
     pub(super) fn problem(&self, chain: &ChainPattern, case: &Case) -> ChainProblem {
@@ -91,7 +114,9 @@ impl Gpu {
 
     fn dense(&self, whole: &ChainPattern, case: &Case) -> Result<Cost> {
         let problem = self.problem(whole, case).factor(0);
-        let Some(best) = gpu::ranked(&problem, &self.machine, self.library_bytes()).into_iter().next() else {
+        // The engine's limit is not that of the framework which multiplies by the dense matrix now.
+        let limit = self.libraries.is_ok().then_some(usize::MAX);
+        let Some(best) = gpu::ranked(&problem, &self.machine, limit).into_iter().next() else {
             let what = format!("a dense product on {}", self.name);
             return Err(Error::Unsupported { what, why: format!("no kernel multiplies {}", case.dtype) });
         };
@@ -100,7 +125,7 @@ impl Gpu {
             Choice::Library(_) => "dense (cuBLAS)".into(),
             Choice::Kernel(plan) => format!("dense ({})", plan.name()),
         };
-        Ok(cost(whole, case, seconds, self.joules(case, seconds, seconds * watts), Vec::new(), how))
+        Ok(cost(whole, case, seconds, self.joules(case, seconds, seconds * watts), Vec::new(), vec![how]))
     }
 
     pub(super) fn joules(&self, case: &Case, seconds: f64, joules: f64) -> std::result::Result<f64, String> {
@@ -111,12 +136,17 @@ impl Gpu {
     }
 }
 
+/// What the engine allows a library's algorithm unless it is told otherwise.
+fn engine_limit() -> usize {
+    crate::cuda::Options::<f32>::default().memory_limit
+}
+
 /// Where it will be multiplied.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// A GPU, estimated by the planner, as [`ChainPlan`](gpu::ChainPlan) has it and [`gpu::ranked`](fn@gpu::ranked).
     Gpu(Box<Gpu>),
-    /// A CPU, estimated from its ceilings ([`super::chain_seconds`]).
+    /// A CPU, estimated from its ceilings ([`cpu::chain_seconds`]).
     Cpu(Box<Calibration>),
 }
 
@@ -144,7 +174,7 @@ impl Target {
             }
             Target::Cpu(calibration) => {
                 let seconds = cpu::chain_seconds(chain, case.dtype, case.batch, calibration);
-                Ok(cost(chain, case, seconds, Err(NO_ENERGY.into()), Vec::new(), "fused".into()))
+                Ok(cost(chain, case, seconds, Err(NO_ENERGY.into()), Vec::new(), vec!["fused".into()]))
             }
         }
     }
@@ -161,13 +191,21 @@ impl Target {
                 // The engine multiplies by one dense factor, too.
                 let fused = cpu::chain_seconds(&whole, case.dtype, case.batch, calibration);
                 let how = if fused < by_gemm { "dense (fused)" } else { "dense (gemm)" };
-                Ok(cost(&whole, case, fused.min(by_gemm), Err(NO_ENERGY.into()), Vec::new(), how.into()))
+                Ok(cost(&whole, case, fused.min(by_gemm), Err(NO_ENERGY.into()), Vec::new(), vec![how.into()]))
             }
         }
     }
 
+    /// How far estimates of gains for this target were off where they were compared with measurements.
+    pub fn spread(&self) -> Spread {
+        match self {
+            Target::Gpu(_) => spread::GPU,
+            Target::Cpu(_) => spread::CPU,
+        }
+    }
+
     /// Seconds at the roofline: operations and bytes of a cost at this target's ceilings.
-    pub(super) fn roofline(&self, cost: &Cost, case: &Case) -> f64 {
+    pub(super) fn roofline(&self, cost: &Cost, case: &Case) -> Roof {
         let (flops, bytes) = match self {
             Target::Gpu(gpu) => (gpu.machine.flops.peak(case.dtype, case.precision), gpu.machine.bytes_per_second),
             Target::Cpu(machine) => {
@@ -175,7 +213,7 @@ impl Target {
                 (flops as f64, machine.memory_bytes as f64)
             }
         };
-        (cost.flops / flops).max(cost.bytes / bytes)
+        Roof::new(cost.flops, cost.bytes, flops, bytes)
     }
 
     /// Errors: what is not advised on.
@@ -204,11 +242,11 @@ pub(super) fn cost(
     seconds: f64,
     joules: std::result::Result<f64, String>,
     hidden: Vec<usize>,
-    how: String,
+    how: Vec<String>,
 ) -> Cost {
     let memory = memory(chain, case, hidden);
     let (flops, bytes) = (chain.flops(case.batch), chain.bytes(case.batch, case.dtype.size()));
-    Cost { seconds, joules, memory, flops, bytes, how }
+    Cost { seconds, joules, memory, flops, bytes, steps: how.len(), how: how.join(", then ") }
 }
 
 /// See [`cost`].
