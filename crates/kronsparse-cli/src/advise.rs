@@ -24,11 +24,11 @@ use crate::progress::Progress;
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["model", "inputs"])))]
 #[command(after_help = "\
-Searches the chainable chains of the shape within the budget, estimates the best of every kind, and recommends one for
-each number of vectors and one for all of them, or says to stay dense. On a GPU (h100 need not be there) the estimates
-are those of `kronsparse plan`; on the CPU they come from the machine's measured ceilings, which takes some seconds the
-first time. With --measure the best chains and the dense matrix are run on the device at hand, verified, and the
-measured times decide.
+Searches the chainable chains of the shape within the budget for those with the best estimates, and recommends one for
+each number of vectors and one for all of them, or says to stay dense, or that there is no basis for a verdict. On a GPU
+(h100 need not be there) the estimates are those of `kronsparse plan`; on the CPU they come from the machine's measured
+ceilings, which takes some seconds the first time. With --measure the best chains and the dense matrix are run on the
+device at hand, verified, and the measured times decide.
 
 A chain of fewer parameters is another matrix: see `kronsparse factorize` and `kronsparse convert` for its error.
 

@@ -50,7 +50,7 @@ pub(super) fn pick(
         }
     }
     let chains: Vec<ChainPattern> =
-        space.iter().zip(picked).filter_map(|(chain, picked)| picked.then(|| chain.clone())).collect();
+        space.iter().zip(picked).filter(|(_, picked)| *picked).map(|(chain, _)| chain.clone()).collect();
     let costs = estimator.costs(&chains)?;
     chains.into_iter().zip(costs).map(|(chain, costs)| Candidate::new(chain, costs)).collect()
 }
