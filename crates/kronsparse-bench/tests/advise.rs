@@ -9,7 +9,7 @@ use kronsparse::measure::Summary;
 use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{GpuMachine, GpuProblem, libraries};
 use kronsparse::{Activation, DType, Pattern};
-use kronsparse_bench::{Record, Row};
+use kronsparse_bench::{Cache, Record, Row};
 
 fn record(folder: &str) -> Record {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("two levels above the crate");
@@ -54,7 +54,7 @@ fn estimates_of_a_cpu_are_as_good_as_stated() {
         let memory = [single.bytes_per_second as u64, alone];
         Calibration::new(machine.clone(), flops, memory, cache).expect("plausible rates")
     };
-    let real = |row: &&Row| !row.dtype.dtype.is_complex() && row.cache == kronsparse_bench::Cache::Cold;
+    let real = |row: &&Row| !row.dtype.dtype.is_complex() && row.cache == Cache::Cold;
     let of = |algorithm: Algorithm, calibration: &Calibration| -> Vec<f64> {
         let ratio = |row: &Row| {
             let problem = row.problem();
@@ -135,8 +135,8 @@ fn chains_and_dense(folder: &str) -> Vec<(Row, f64, f64)> {
 fn estimates_of_a_gpu_are_as_good_as_stated() {
     let machine = GpuMachine::h100();
     let target = Target::Gpu(Box::new(Gpu::h100()));
-    let (mut large, mut medium, mut gains) = (Vec::new(), Vec::new(), Vec::new());
-    let folders = ["2026-11-23-h100/layers", "2026-11-22-h100/chains"];
+    let (mut large, mut medium, mut gains, mut small_gains) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let folders = ["2026-11-23-h100/layers", "2026-11-22-h100/chains", "2026-11-22-h100/chains_small"];
     for (row, chain, dense) in folders.into_iter().flat_map(chains_and_dense) {
         let problem = row.problem();
         let case = Case {
@@ -173,6 +173,7 @@ fn estimates_of_a_gpu_are_as_good_as_stated() {
     assert_stated("chains, n > 1024", quantiles(large), [0.71, 1.01, 1.14], 0.02);
     assert_stated("chains, n = 1024", quantiles(medium), [0.04, 0.57, 0.93], 0.02);
     assert_spread("gains on a GPU", gains, spread::GPU);
+    assert_spread("gains on a GPU, few vectors", small_gains, spread::GPU_SMALL);
 }
 
 /// One in ten below, one in ten above.

@@ -82,6 +82,12 @@ fn of_chain(rows: &[&Row]) -> (Option<Measured>, Vec<String>) {
     (None, said)
 }
 
+/// How to measure on a GPU: as long as was asked for.
+fn on_gpu(how: &How, ordinal: usize, algorithms: Vec<Algorithm>) -> gpu::Options {
+    let energy = how.energy.then_some(0.5);
+    gpu::Options { ordinal, algorithms, budget: how.seconds, memory_limit: MEMORY, energy, ..gpu::Options::default() }
+}
+
 /// Seconds and joules of a row whose result was right.
 fn figures(row: &Row) -> Option<Measured> {
     let seconds = row.median_s.filter(|_| row.status == Status::Ok)?;
@@ -123,19 +129,7 @@ impl Bench<'_> {
                     Options { algorithms, budget: self.how.seconds, memory_limit: MEMORY, ..Options::default() };
                 run(&definition, &options, &mut observe)?
             }
-            Some(ordinal) => {
-                let energy = self.how.energy.then_some(0.5);
-                let usual = gpu::Options::default();
-                let options = gpu::Options {
-                    ordinal,
-                    algorithms,
-                    budget: self.how.seconds,
-                    memory_limit: MEMORY,
-                    energy,
-                    ..usual
-                };
-                gpu::run(&definition, &options, &mut observe)?
-            }
+            Some(ordinal) => gpu::run(&definition, &on_gpu(&self.how, ordinal, algorithms), &mut observe)?,
         };
         if let Some(wrong) = record.rows.iter().find(|row| row.status == Status::Wrong) {
             bail!(
@@ -179,6 +173,13 @@ mod tests {
         let failed = row(Algorithm::Fused, "", None);
         let (found, said) = of_chain(&[&row(Algorithm::Auto, DENSE, Some(1e-6)), &failed]);
         assert!(found.is_none() && said.len() == 2 && said[1].contains("out of memory"), "{said:?}");
+    }
+
+    #[test]
+    fn sampling_takes_as_long_as_was_asked_for() {
+        let how = How { gpu: Some(1), top: 1, seconds: 2.5, energy: true };
+        let options = on_gpu(&how, 1, vec![Algorithm::Auto]);
+        assert_eq!((options.budget, options.ordinal, options.energy), (2.5, 1, Some(0.5)));
     }
 
     #[test]

@@ -10,9 +10,9 @@ use super::verdict::WORTH;
 /// Estimated over measured gains.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// One in ten is below.
+    /// One in ten is below; none of fewer than ten.
     pub least: f64,
-    /// One in ten is above.
+    /// One in ten is above; none of fewer than ten.
     pub most: f64,
     /// So many gains were compared.
     pub cases: usize,
@@ -25,9 +25,14 @@ pub struct Spread {
 ///
 /// Estimated over measured times of the chains there, least, median and most: 0.71, 1.01, 1.14 with 8192 and 25088 vectors, 15 of 16
 /// within a quarter; 0.04, 0.57, 0.93 with 1024, one of 12 within a quarter: kernels that last microseconds take longer than they are
-/// estimated to (the 0.04 is 162 µs for (1,768,192,2)(6,64,64,1), where 25088 vectors take 51). Estimates for fewer vectors were
-/// compared with nothing but warm caches, and those of three factors and more with nothing.
+/// estimated to (the 0.04 is 162 µs for (1,768,192,2)(6,64,64,1), where 25088 vectors take 51). Chains of three factors and more were
+/// compared with nothing.
 pub const GPU: Spread = Spread { least: 0.93, most: 1.60, cases: 28, machine: "an H100, with 1024 vectors and more" };
+
+/// Of the planner for fewer than 1024 vectors: two Monarch chains in f16 with 1, 16 and 128 vectors, caches warm, in
+/// `record/2026-11-22-h100/chains_small`. Nothing was measured with cold caches.
+pub const GPU_SMALL: Spread =
+    Spread { least: 0.29, most: 1.90, cases: 6, machine: "an H100, with 1 to 128 vectors and warm caches" };
 
 /// Of the CPU's formula: the cold rows of real numbers in `record/2026-11-22-epyc-zen4/quick`, single factors among them.
 pub const CPU: Spread = Spread { least: 1.04, most: 1.24, cases: 14, machine: "two cores of a Zen 4" };
@@ -42,9 +47,10 @@ impl Spread {
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Spread { least, most, cases, machine } = self;
+        let share = if *cases < 10 { "all" } else { "eight of ten" };
         write!(
             f,
-            "estimated gains were {least:.2} to {most:.2} times the measured ones in eight of ten of {cases} cases on {machine}"
+            "estimated gains were {least:.2} to {most:.2} times the measured ones in {share} of {cases} cases on {machine}"
         )
     }
 }
@@ -61,8 +67,6 @@ mod tests {
         // Estimates that are always too high turn gains only.
         let high = Spread { least: 1.04, most: 1.24, ..spread };
         assert_eq!([1.0, 1.06, 1.29, 1.31].map(|gain| high.is_too_close(gain)), [false, true, true, false]);
-        assert!(
-            spread.to_string().contains("0.80 to 1.50 times the measured ones in eight of ten of 9 cases on a machine")
-        );
+        assert!(spread.to_string().contains("0.80 to 1.50 times the measured ones in all of 9 cases on a machine"));
     }
 }

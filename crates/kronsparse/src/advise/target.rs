@@ -196,9 +196,10 @@ impl Target {
         }
     }
 
-    /// How far estimates of gains for this target were off where they were compared with measurements.
-    pub fn spread(&self) -> Spread {
+    /// How far estimates of gains for this target and so many vectors were off where they were compared with measurements.
+    pub fn spread(&self, batch: usize) -> Spread {
         match self {
+            Target::Gpu(_) if batch < 1024 => spread::GPU_SMALL,
             Target::Gpu(_) => spread::GPU,
             Target::Cpu(_) => spread::CPU,
         }

@@ -28,6 +28,9 @@ fn large_layers_and_batches_take_a_chain_and_small_ones_stay_dense() {
         assert!(!verdict.stay_dense && verdict.gain > 3.0, "{}", verdict.sentence);
         assert!(verdict.sentence.starts_with("For 2048 vectors take ("), "{}", verdict.sentence);
         assert!(verdict.sentence.contains("times as fast as the dense matrix (predicted "), "{}", verdict.sentence);
+        assert!(!verdict.too_close, "{}", verdict.sentence);
+        let richest = "Of the chains listed, the one with the most parameters that still gains: ";
+        assert_eq!(verdict.richest != verdict.best, verdict.sentence.contains(richest), "{}", verdict.sentence);
         let best = &advice.chains()[verdict.best.unwrap()];
         let dense = advice.dense().costs[0].seconds;
         assert!((dense / best.costs[0].seconds / verdict.gain - 1.0).abs() < 1e-12);
@@ -39,7 +42,11 @@ fn large_layers_and_batches_take_a_chain_and_small_ones_stay_dense() {
         assert!(verdict.stay_dense && verdict.gain < 1.0, "{}", verdict.sentence);
         assert!(verdict.sentence.contains("stay dense: the best chain, ("), "{}", verdict.sentence);
         assert!(verdict.sentence.contains("slower by a factor of "), "{}", verdict.sentence);
+        let said = verdict.sentence.contains("Too close to call: estimated gains were ");
+        assert_eq!(verdict.too_close, spread::GPU_SMALL.is_too_close(verdict.gain));
+        assert_eq!(verdict.too_close, said, "{}", verdict.sentence);
     }
+    assert!(tiny.verdicts()[0].too_close, "{}", tiny.verdicts()[0].sentence);
     let said = &tiny.verdicts()[0].sentence;
     assert!(said.contains("times fewer operations, but takes ") && said.contains("in 2 steps"), "{said}");
     // Nothing but input and output to move: the cheapest chain cannot be faster than that.

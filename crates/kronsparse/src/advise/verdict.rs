@@ -167,7 +167,10 @@ fn verdict(
     let richest = known().filter(|(_, gain)| *gain >= WORTH).max_by_key(|(chain, _)| parameters(*chain));
     let way = &advice.chains[best];
     let estimated_time = !measured && advice.options.objective == Objective::Time;
-    let too_close = estimated_time && advice.target.spread().is_too_close(gain);
+    // For all together, what is known of the fewest vectors, whose estimates are the worst.
+    let fewest = advice.options.batches.iter().copied().min().unwrap_or(1);
+    let spread = advice.target.spread(batch.unwrap_or(fewest));
+    let too_close = estimated_time && spread.is_too_close(gain);
     let finding = Finding {
         batch,
         best: way,
@@ -175,7 +178,7 @@ fn verdict(
         gain,
         stay_dense,
         measured,
-        too_close: too_close.then(|| advice.target.spread()),
+        too_close: too_close.then_some(spread),
         richest: richest.filter(|(chain, _)| *chain != best).map(|(chain, gain)| (&advice.chains[chain], gain)),
         losses: losses(best),
         why: at.filter(|_| stay_dense && !measured).and_then(|at| why_little(advice, way, at)),
