@@ -160,12 +160,15 @@ fn estimates_of_a_gpu_are_as_good_as_stated() {
         let cublas = libraries::seconds(Algorithm::Dense, &whole, &machine, usize::MAX).expect("it exists");
         let gain = cublas / dense / of_chain;
         println!("{} {} n={}: chain {of_chain:.2}, gain {gain:.2}", row.chain, row.dtype, row.n);
-        if problem.batch > 1024 {
-            large.push(of_chain)
-        } else {
-            medium.push(of_chain)
+        match (row.cache, problem.batch) {
+            (Cache::Warm, 1024) => {}
+            (Cache::Warm, _) => small_gains.push(gain),
+            (Cache::Cold, 1024) => medium.push(of_chain),
+            (Cache::Cold, _) => large.push(of_chain),
         }
-        gains.push(gain);
+        if row.cache == Cache::Cold {
+            gains.push(gain);
+        }
     }
     let close = |ratios: &[f64]| ratios.iter().filter(|ratio| (0.8..=1.25).contains(*ratio)).count();
     println!("{} of {}, {} of {}", close(&large), large.len(), close(&medium), medium.len());
