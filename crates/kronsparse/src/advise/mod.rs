@@ -3,7 +3,7 @@
 //!
 //! [`advise()`] goes through these steps, one file each:
 //!
-//! 1. [`Search`]: the chains of the shape within a [`Budget`], and [`splits`]: the ranks that each of them allows.
+//! 1. [`Search`]: the chains of the shape within a [`Budget`], and [`ranks::splits`]: the ranks that each of them allows.
 //! 2. [`Target`]: what a chain costs, by the planner's estimates for a GPU ([`crate::plan::gpu::ChainPlan`]), by a roofline of
 //!    measured ceilings ([`Calibration`]) for a CPU; joules where there is a basis for them.
 //! 3. `shortlist`: the best of every family and size, without those that another chain beats in parameters, ranks and time at
