@@ -125,9 +125,14 @@ pub(crate) fn apply_at(py: Python<'_>, operator: &Operator, x: usize, y: usize, 
 #[pyfunction]
 #[pyo3(signature = (operator, addresses, bias))]
 pub(crate) fn same_at(operator: &Operator, addresses: Vec<usize>, bias: usize) -> bool {
+    same(operator, &addresses, bias)
+}
+
+/// [`same_at`] for Rust.
+pub(crate) fn same(operator: &Operator, addresses: &[usize], bias: usize) -> bool {
     // SAFETY: the Python package passes the addresses of tensors as large as those that were packed.
     addresses.len() == operator.lengths.len()
-        && operator.fingerprint == unsafe { fingerprint(operator, &addresses, bias) }
+        && operator.fingerprint == unsafe { fingerprint(operator, addresses, bias) }
 }
 
 /// A hash of numbers spread over all arrays.
@@ -142,14 +147,29 @@ unsafe fn fingerprint(operator: &Operator, addresses: &[usize], bias: usize) -> 
     for (address, len) in arrays.chain((bias != 0).then_some((bias, operator.patterns.rows()))) {
         // SAFETY: the caller's word; any bytes are bytes.
         let bytes = unsafe { slice::<u8>(address, len * size) };
-        let taken = len.min(SAMPLES);
-        for k in 0..taken {
-            // Evenly, the last element included.
-            let at = if taken == len { k } else { (k as u128 * (len as u128 - 1) / (taken as u128 - 1)) as usize };
-            for half in bytes[at * size..][..size].chunks_exact(2) {
-                // FNV-1a, two bytes at a time.
-                hash = (hash ^ u64::from(u16::from_ne_bytes([half[0], half[1]]))).wrapping_mul(0x0100_0000_01b3);
-            }
+        hash = match size {
+            2 => mixed::<2>(hash, bytes),
+            4 => mixed::<4>(hash, bytes),
+            8 => mixed::<8>(hash, bytes),
+            _ => mixed::<16>(hash, bytes),
+        };
+    }
+    hash
+}
+
+/// FNV-1a of a sample of numbers of `SIZE` bytes, eight bytes at a time.
+fn mixed<const SIZE: usize>(mut hash: u64, bytes: &[u8]) -> u64 {
+    let (numbers, _) = bytes.as_chunks::<SIZE>();
+    for k in 0..numbers.len().min(SAMPLES) {
+        // Evenly, the last element included.
+        let at = if numbers.len() <= SAMPLES { k } else { k * (numbers.len() - 1) / (SAMPLES - 1) };
+        let mut wide = [0; 16];
+        wide[..SIZE].copy_from_slice(&numbers[at]);
+        let (words, _) = wide.as_chunks::<8>();
+        for word in &words[..SIZE.div_ceil(8)] {
+            // The shift brings what is in the upper bytes down again.
+            hash = (hash ^ u64::from_ne_bytes(*word)).wrapping_mul(0x0100_0000_01b3);
+            hash ^= hash >> 32;
         }
     }
     hash

@@ -132,13 +132,44 @@ impl CudaOperator {
     /// Queues `Y = X Wᵀ + bias` for `n` vectors at device addresses `x` and `y` on `stream` (a `cudaStream_t`). The first call for a
     /// number of vectors compiles and allocates; later ones only launch. `capturing` says that the stream is being captured.
     #[pyo3(signature = (x, y, n, stream, capturing))]
-    fn apply_at(&self, py: Python<'_>, x: u64, y: u64, n: usize, stream: usize, capturing: bool) -> PyResult<()> {
+    pub(crate) fn apply_at(
+        &self,
+        py: Python<'_>,
+        x: u64,
+        y: u64,
+        n: usize,
+        stream: usize,
+        capturing: bool,
+    ) -> PyResult<()> {
         if n == 0 {
             return Ok(());
         }
         // SAFETY: the Python package passes contiguous tensors of this device and its current stream, and PyTorch's
         // streams live as long as the process.
         py.detach(|| unsafe { self.launch(x, y, n, stream, capturing) }).python()
+    }
+
+    /// Compiles and allocates what multiplying `n` vectors needs. Not possible during a capture.
+    #[pyo3(signature = (n))]
+    fn prepare(&self, py: Python<'_>, n: usize) -> PyResult<()> {
+        py.detach(|| {
+            let mut state = self.state();
+            each!(&self.any, operator => operator.prepare(n, Layout::BatchFirst))?;
+            state.prepared.insert(n);
+            Ok(())
+        })
+        .python()
+    }
+
+    /// The numbers of vectors that have been prepared, in no order.
+    fn prepared(&self) -> Vec<usize> {
+        self.state().prepared.iter().copied().collect()
+    }
+
+    /// Whether multiplying `n` vectors only launches.
+    #[pyo3(signature = (n))]
+    fn is_prepared(&self, n: usize) -> bool {
+        self.state().prepared.contains(&n)
     }
 
     /// How `n` vectors are multiplied, in words. Prepares what is missing.

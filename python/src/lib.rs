@@ -4,6 +4,7 @@
 mod address;
 mod algebra;
 mod arrays;
+mod call;
 mod cuda;
 mod dtype;
 mod error;
@@ -22,6 +23,8 @@ mod _kronsparse {
     use super::algebra::{factorize, fast_transform, fuse, load, save, to_dense, tolerance};
     #[pymodule_export]
     use super::arrays::check_dtype;
+    #[pymodule_export]
+    use super::call::{Call, retire_calls};
     #[pymodule_export]
     use super::cuda::{CudaOperator, cuda_devices};
     #[pymodule_export]

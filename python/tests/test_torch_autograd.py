@@ -6,7 +6,9 @@ torch = pytest.importorskip("torch")
 
 from chains import CHAINS
 from kronsparse.torch import functional, set_cuda_training
+from kronsparse.torch._learning import learn
 from kronsparse.torch._ops import apply
+from kronsparse.torch._products import by_products
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch_tools import FLOATS, close, dense, layer_of
@@ -186,9 +188,60 @@ def test_the_products_that_train_on_a_gpu_are_those_of_the_engine():
     # What runs there is the same here.
     for patterns in SMALL.values():
         x, weights, bias = inputs(patterns, batch=(2, 3))
-        assert torch.allclose(
-            functional._by_products(x, weights, bias), call(x, bias, *weights), rtol=1e-12, atol=1e-12
-        )
+        assert torch.allclose(by_products(x, weights, bias), call(x, bias, *weights), rtol=1e-12, atol=1e-12)
+        y = torch.randn(2, 3, bias.shape[0], dtype=bias.dtype)
+        adjoint = by_products(y, weights, None, True)
+        assert torch.allclose(adjoint, apply(y, weights, None, True, False), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("patterns", SMALL.values(), ids=SMALL.keys())
+def test_the_products_that_learn_on_a_gpu_have_all_gradients(patterns, dtype):
+    x, weights, bias = inputs(patterns, dtype, batch=(2, 3))
+    call = lambda x, bias, *w: learn(x, w, bias)  # noqa: E731
+    assert torch.allclose(call(x, bias, *weights), by_products(x, weights, bias), rtol=1e-12, atol=1e-12)
+    assert gradcheck(call, (x, bias, *weights)) and gradgradcheck(call, (x, bias, *weights))
+    # Without a graph of gradients they are computed in another way.
+    everything = [x, bias, *weights]
+    for wanted in (everything, [x], [bias], [weights[0]], [weights[-1]], [bias, weights[0]], [x, weights[-1]]):
+        for tensor in everything:
+            tensor.requires_grad_(any(tensor is other for other in wanted))
+        upstream = torch.randn(2, 3, bias.shape[0], dtype=dtype)
+        found = torch.autograd.grad(learn(x, weights, bias), wanted, upstream)
+        expected = torch.autograd.grad(by_products(x, weights, bias), wanted, upstream)
+        for mine, theirs in zip(found, expected):
+            assert mine.shape == theirs.shape and torch.allclose(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (4, 0, 2), (1,), (3, 2)])
+@pytest.mark.parametrize("patterns", SMALL.values(), ids=SMALL.keys())
+def test_the_products_that_learn_take_any_batch(patterns, batch):
+    x, weights, _ = inputs(patterns, batch=batch)
+    upstream = torch.randn_like(by_products(x, weights))
+    # Inputs and gradients of any strides.
+    many = torch.randn(*batch, 2 * x.shape[-1], dtype=x.dtype)[..., ::2].requires_grad_()
+    found = torch.autograd.grad(learn(many, weights, None), [many, *weights], upstream)
+    expected = torch.autograd.grad(by_products(many, weights), [many, *weights], upstream)
+    for mine, theirs in zip(found, expected):
+        assert mine.shape == theirs.shape and torch.allclose(mine, theirs, rtol=1e-11, atol=1e-11)
+    ones = torch.autograd.grad(learn(x, weights, None).sum(), weights)
+    for mine, theirs in zip(ones, torch.autograd.grad(by_products(x, weights).sum(), weights)):
+        assert torch.allclose(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_many_gradients_at_once():
+    x, weights, bias = inputs(SMALL["monarch"])
+    for function in (call, lambda x, bias, *w: learn(x, w, bias)):
+        y = function(x, bias, *weights)
+        reference = nn.functional.linear(x, dense(weights), bias)
+        many = torch.randn(5, *y.shape, dtype=y.dtype)
+        found = torch.autograd.grad(y, (x, bias, *weights), many, is_grads_batched=True, retain_graph=True)
+        expected = torch.autograd.grad(reference, (x, bias, *weights), many, is_grads_batched=True)
+        for mine, theirs in zip(found, expected):
+            assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+        again = torch.autograd.grad(y, (x, *weights), many[0])
+        for mine, theirs in zip(again, (expected[0][0], *(e[0] for e in expected[2:]))):
+            assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_checkpointing_and_hooks():
@@ -200,3 +253,16 @@ def test_checkpointing_and_hooks():
     expected = torch.autograd.grad(nn.functional.linear(x, dense(list(layer.factors)), layer.bias).sum(), x)[0]
     assert torch.allclose(x.grad, expected) and seen[0] == (3, 96)
     assert CHAINS["monarch"] == [tuple(p) for p in layer.patterns]
+
+
+def test_inputs_are_kept_only_for_gradients_of_weights():
+    layer, x = layer_of(dtype=torch.float64), torch.randn(3, 64, dtype=torch.float64, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.shape), t)[1], lambda t: t):
+        layer(x)
+        assert x.shape in kept
+        kept.clear()
+        layer.requires_grad_(False)
+        layer(x).sum().backward()
+    assert x.shape not in kept and kept
+    assert torch.allclose(x.grad, dense(list(layer.factors)).sum(0).expand(3, 64))

@@ -68,6 +68,9 @@ def change_by(name, layer):
     elif name == "fused optimizer":
         first.grad = torch.ones_like(first)
         torch.optim.AdamW([first], lr=0.5, foreach=True).step()
+    elif name == "single kernel of an optimizer":
+        first.grad = torch.ones_like(first)
+        torch.optim.AdamW([first], lr=0.5, fused=True).step()
     elif name == "state_dict":
         layer.load_state_dict(layer_of(dtype=torch.float64).state_dict())
     elif name == "assigned state_dict":
@@ -90,6 +93,7 @@ CHANGES = [
     "no bias",
     "optimizer",
     "fused optimizer",
+    "single kernel of an optimizer",
     "state_dict",
     "assigned state_dict",
     "numpy",
@@ -105,6 +109,25 @@ def test_every_change_is_noticed(name, layer, x):
         change_by(name, layer)
         after = layer(x)
         assert agrees(layer, x) and not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_every_optimizer_s_step_is_counted(name, options, layer, x, monkeypatch):
+    # Without the comparison of a sample, which a GPU does not have.
+    with torch.no_grad():
+        layer(x)
+    tensors = [*layer.factors, layer.bias]
+    before = [tensor._version for tensor in tensors]
+    for tensor in tensors:
+        tensor.grad = torch.ones_like(tensor)
+    other = nn.Parameter(torch.ones(3))
+    other.grad = torch.ones(3)
+    unseen = other._version
+    getattr(torch.optim, name)([*tensors, other], lr=0.1, **options).step()
+    assert all(tensor._version > version for tensor, version in zip(tensors, before))
+    # Nobody else's parameters are touched.
+    assert not options.get("fused") or other._version == unseen
 
 
 def test_while_gradients_are_recorded_even_one_number_through_data_is_noticed(layer, x):

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kronsparse.torch import KSLinear
-from kronsparse.torch._ops import apply
+from kronsparse.torch._ops import apply, apply_frozen
 from torch import nn
 from torch_tools import dense, layer_of, packings  # noqa: F401
 
@@ -82,6 +82,55 @@ def test_compiled_autocast():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         found, expected = compiled(x), eager(x)
     assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_a_gpu_s_graphs_may_hold(frozen, gradients, autocast):
+    # Tensors that only say that they are on a GPU.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    nodes = []
+
+    def backend(graph, _):
+        nodes.extend(node for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    with FakeTensorMode(), torch.set_grad_enabled(gradients):
+        layer = layer_of(device="cuda:0").requires_grad_(not frozen)
+        x = torch.empty(3, 64, device="cuda:0")
+        torch.set_autocast_enabled("cuda", autocast)
+        torch.set_autocast_dtype("cuda", torch.float16)
+        try:
+            y = torch.compile(layer, fullgraph=True, backend=backend)(x)
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+    assert y.dtype == (torch.float16 if autocast else torch.float32) and y.shape == (3, 96)
+    found = [node for node in nodes if str(node.target).startswith("kronsparse")]
+    if gradients and not frozen:
+        assert not found  # PyTorch's products, which read weights where they lie
+        return
+    (node,) = found
+    assert node.target is (apply_frozen if frozen else apply)
+    assert (torch.Tag.cudagraph_unsafe in node.target.tags) == (not frozen)
+    # Weights are given as they are, not in tensors of this graph that would be packed at each call.
+    assert node.args[3:] == (False, True, autocast) and all(w.op == "placeholder" for w in node.args[1])
+
+
+@pytest.mark.parametrize("operation", [apply, apply_frozen])
+def test_the_operations_round_weights_to_the_input_s_dtype(operation):
+    weights = [torch.randn(p, requires_grad=True) for p in [(1, 4, 2, 3), (2, 3, 2, 1)]]
+    bias = torch.randn(12, requires_grad=True)
+    x = torch.randn(3, 4, dtype=torch.bfloat16)
+    found = operation(x, weights, bias, False, False, True)
+    rounded = [weight.bfloat16() for weight in weights]
+    expected = operation(x, rounded, bias.bfloat16(), False, False)
+    assert torch.equal(found, expected) and found.dtype == torch.bfloat16
+    for mine, theirs in zip(*(torch.autograd.grad(y.float().square().sum(), weights) for y in (found, expected))):
+        assert torch.equal(mine, theirs) and mine.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(operation(x, weights, bias, False, True, True), expected)
 
 
 def test_wrong_shapes_are_refused_while_compiling():

@@ -6,6 +6,7 @@ error.
 
 import copy
 import gc
+import warnings
 
 import pytest
 
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import kronsparse as ks
 from chains import CHAINS
-from kronsparse.torch import KSLinear, clear_cache, explain, functional, set_cuda_training
+from kronsparse.torch import KSLinear, _engine, clear_cache, explain, functional, set_cuda_training
 from torch import nn
 from torch_tools import FLOATS, dense, layer_of
 
@@ -74,6 +75,25 @@ def test_inputs_of_any_strides_and_alignment():
     assert agrees(layer, torch.randn(1 + 7 * 64, device="cuda", dtype=torch.float16)[1:].view(7, 64))
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_short_way_computes_the_same(dtype):
+    layer = layer_of(device="cuda", dtype=dtype).requires_grad_(False)
+    run = lambda x: layer._call.run(x, layer.factors._parameters, layer._parameters)  # noqa: E731
+    for shape in [(), (1,), (40,), (2, 3, 4)]:
+        x = torch.randn(*shape, 64, device="cuda", dtype=dtype)
+        y = layer(x)
+        assert torch.equal(run(x), y) and run(x).device == y.device and agrees(layer, x)
+    assert run(x.cpu()) is None and run(x.transpose(0, 1)) is None and run(x[:0]) is None
+    layer.factors[0].mul_(2)
+    assert run(x) is None and agrees(layer, x) and run(x) is not None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        during = run(x)
+        y = layer(x)
+    graph.replay()
+    assert during is None and torch.equal(y, run(x))
+
+
 def test_complex_numbers_are_refused():
     # While weights are trained PyTorch multiplies, and takes them.
     message = "dtype on a GPU: expected float16, bfloat16, float32 or float64, found complex64"
@@ -98,6 +118,10 @@ def test_changed_weights_are_noticed():
         layer.bias.add_(1)
         assert agrees(layer, x)
         layer.load_state_dict(layer_of().state_dict())
+        assert agrees(layer, x)
+    layer.factors[0].grad = torch.ones_like(layer.factors[0])
+    torch.optim.AdamW([layer.factors[0]], lr=0.5, fused=True).step()
+    with torch.no_grad():
         assert agrees(layer, x)
         # PyTorch does not count this one.
         layer.factors[1].data.mul_(3)
@@ -210,6 +234,10 @@ def test_cuda_graphs():
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(y, before)
+    assert _engine._captured
+    del graph
+    clear_cache(graphs=True)
+    assert not _engine._captured and agrees(layer, x)
 
 
 def test_a_capture_without_a_first_run_is_refused():
@@ -236,8 +264,22 @@ def test_a_capture_without_a_first_run_is_refused():
     assert "run the layer once before" in out.stdout, out.stdout + out.stderr
 
 
+def model_of_two():
+    return nn.Sequential(nn.LayerNorm(64), layer_of(), nn.GELU(), KSLinear(96, 64, "monarch:8,8")).cuda()
+
+
+def output_of_two(model, x):
+    """The same by dense matrices, in float64."""
+    norm, first, _, second = model
+    y = nn.functional.layer_norm(x.double(), (64,), norm.weight.double(), norm.bias.double())
+    for layer in (first, second):
+        y = nn.functional.linear(y, layer.to_dense().double(), layer.bias.double())
+        y = nn.functional.gelu(y) if layer is first else y
+    return y
+
+
 def test_compiled_models(way):
-    model = nn.Sequential(nn.LayerNorm(64), layer_of(), nn.GELU(), KSLinear(96, 64, "monarch:8,8")).cuda()
+    model = model_of_two()
     compiled = torch.compile(model, fullgraph=True)
     x = torch.randn(5, 64, device="cuda", requires_grad=True)
     y = compiled(x)
@@ -252,6 +294,75 @@ def test_compiled_models(way):
         model(x)  # packs and compiles before anything is captured
         for _ in range(4):
             assert torch.allclose(reduced(x), model(x), atol=1e-4)
+
+
+def test_graphs_of_torch_compile_see_weights_that_change_in_place():
+    model, x = model_of_two(), torch.randn(5, 64, device="cuda")
+    reduced = torch.compile(model, mode="reduce-overhead")
+    with torch.no_grad():
+        for _ in range(3):
+            for _ in range(3):
+                assert error(reduced(x), output_of_two(model, x)) < 5 * TOLERANCE[torch.float32]
+            model[1].factors[0].mul_(1.5)
+            model[3].bias.add_(1)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_graphs_of_torch_compile_are_not_replayed_for_another_model_s_weights(frozen):
+    # Models alike share a compiled function, whose graphs are found by the addresses of weights: here the same ones.
+    x, memory = torch.randn(5, 64, device="cuda"), None
+    for _ in range(3):
+        model = model_of_two().requires_grad_(not frozen)
+        if memory is not None and not frozen:
+            for parameter, old in zip(model.parameters(), memory):
+                old.copy_(parameter.detach())
+                parameter.data = old
+        memory = [parameter.data for parameter in model.parameters()] if not frozen else None
+        reduced = torch.compile(model, mode="reduce-overhead")
+        with torch.no_grad():
+            model(x)
+            for _ in range(4):
+                assert error(reduced(x), output_of_two(model, x)) < 5 * TOLERANCE[torch.float32]
+        del model, reduced
+        gc.collect()
+
+
+def test_graphs_of_frozen_weights_are_recorded_again_after_loading_and_refreshing():
+    model, x = model_of_two().requires_grad_(False), torch.randn(5, 64, device="cuda")
+    reduced = torch.compile(model, mode="reduce-overhead")
+    model(x)
+    for change in ("nothing", "load", "refresh"):
+        if change == "load":
+            model.load_state_dict(model_of_two().state_dict())
+        elif change == "refresh":
+            model[1].factors[1].mul_(2)
+            model[1].refresh()
+        for _ in range(4):
+            assert error(reduced(x), output_of_two(model, x)) < 5 * TOLERANCE[torch.float32]
+
+
+def test_graphs_of_torch_compile_without_a_first_run_are_right():
+    # The second model's graph is recorded without a warm-up: by PyTorch's products.
+    x = torch.randn(7, 64, device="cuda")
+    for first in (True, False):
+        model = model_of_two().requires_grad_(False)
+        reduced = torch.compile(model, mode="reduce-overhead")
+        with warnings.catch_warnings(record=not first):
+            for _ in range(4):
+                assert error(reduced(x), output_of_two(model, x)) < 5 * TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_compiled_autocast_rounds_weights_once(mode, frozen, monkeypatch):
+    layer, x = layer_of(device="cuda").requires_grad_(not frozen), torch.randn(9, 64, device="cuda")
+    compiled = torch.compile(layer, mode=mode, fullgraph=True)
+    with torch.no_grad(), torch.autocast("cuda", dtype=torch.float16):
+        layer(x)
+        monkeypatch.setattr(_engine, "_pack_cuda", lambda *_: pytest.fail("weights are packed again"))
+        for _ in range(4):
+            y = compiled(x)
+            assert y.dtype == torch.float16 and error(y, layer(x)) < 4 * TOLERANCE[torch.float16]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -79,6 +79,8 @@ def test_wrong_arguments_name_what_was_expected_and_found():
         layer(torch.randn(3, 64, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"x: expected a tensor on cpu like weights\[0\], found one on meta"):
         layer(torch.randn(3, 64, device="meta"))
+    with pytest.raises(TypeError, match="x: expected a tensor, found ndarray"):
+        layer(np.zeros((3, 64), np.float32))
     with pytest.raises(TypeError, match="found torch.int64"):
         layer(torch.ones(3, 64, dtype=torch.int64))
     weights = list(layer.factors)
@@ -199,6 +201,52 @@ def test_moves_between_dtypes_and_devices():
     real = meta.to_empty(device="cpu")
     real.reset_parameters()
     assert torch.isfinite(real(torch.randn(2, 64))).all()
+
+
+def test_layouts_of_images_are_not_taken():
+    # What models with convolutions ask for is for tensors of four dimensions, which factors are by chance.
+    layer = layer_of().to(memory_format=torch.channels_last)
+    assert all(factor.is_contiguous() for factor in layer.factors)
+    x = torch.randn(3, 64)
+    close(layer(x), expected(layer, x), layer)
+
+
+@pytest.mark.parametrize("way", ["to", "load"])
+def test_parameters_that_are_swapped(way):
+    layer, x = layer_of(), torch.randn(3, 64)
+    parameter = layer.factors[0]
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with torch.no_grad():
+            layer(x)
+            layer(x)
+            if way == "to":
+                layer.double()
+            else:
+                layer.load_state_dict(layer_of().state_dict())
+            assert layer.factors[0] is parameter
+            x = x.to(parameter.dtype)
+            close(layer(x), expected(layer, x), layer)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def test_pruned_and_parametrized_factors():
+    from torch.nn.utils import prune
+    from torch.nn.utils.parametrizations import weight_norm
+
+    x = torch.randn(3, 64)
+    for change in (
+        lambda layer: prune.random_unstructured(layer.factors, "0", 0.5),
+        lambda layer: prune.random_unstructured(layer, "bias", 0.5),
+        lambda layer: weight_norm(layer.factors, "1"),
+    ):
+        # Square blocks: in the wrong order they would multiply as well.
+        layer = KSLinear(64, 64, "monarch:8,8")
+        before = layer(x)
+        change(layer)
+        close(layer(x), expected(layer, x), layer)
+        assert (layer.factors[0] == 0).float().mean() in (0.0, 0.5) and before.shape == (3, 64)
 
 
 def test_from_linear_factorizes():

@@ -215,3 +215,31 @@ def test_healing_refuses_what_it_cannot_do():
         heal(student, teacher, [torch.full((2, 16), math.nan)], progress=False)
     with pytest.raises(TypeError, match="give a loss of your own"):
         relative_square(torch.ones(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_pytorch_s_own_encoders_call_their_chains(activation):
+    # In evaluation they have a shortcut that reads weights instead of calling layers.
+    layer = nn.TransformerEncoderLayer(32, 4, 64, activation=activation, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    convert(model, budget=0.5)
+    layers = [module for module in model.modules() if isinstance(module, KSLinear)]
+    assert len(layers) == 4
+    x = torch.randn(3, 5, 32)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2, [False] * 4 + [True]])
+    twin = copy.deepcopy(model).train()  # without the shortcut in any case
+    for module in twin.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for module in twin.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    calls = []
+    for module in layers:
+        module.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        for mask in (None, padding):
+            found, expected = model(x, src_key_padding_mask=mask), twin(x, src_key_padding_mask=mask)
+            kept = ~padding if mask is not None else torch.ones(3, 5, dtype=torch.bool)
+            assert torch.allclose(found[kept], expected[kept], atol=1e-5)
+    assert len(calls) == 8

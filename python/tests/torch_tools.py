@@ -25,13 +25,17 @@ def dense(weights: list[Tensor]) -> Tensor:
 
 
 def close(found: Tensor, expected: Tensor, layer: KSLinear) -> None:
-    """The project's error measure and tolerance; the bias is one more term."""
+    """The project's error measure and tolerance. The bias is one more term: where it takes away what the product
+    gives, the error of the product stays, so that it is compared with the size of both."""
     name = str(found.dtype).removeprefix("torch.")
     assert found.shape == expected.shape
     tolerance = 2 * ks.tolerance(name, layer.patterns)
     wide = expected.dtype
     error = torch.linalg.vector_norm(found.detach().to("cpu", wide) - expected.detach().cpu())
-    assert error <= tolerance * torch.linalg.vector_norm(expected.detach().cpu()), f"{error} in {found.dtype}"
+    size = torch.linalg.vector_norm(expected.detach().cpu())
+    if layer.bias is not None:
+        size = size + torch.linalg.vector_norm(layer.bias.detach().to("cpu", wide).expand_as(expected))
+    assert error <= tolerance * size, f"{error} in {found.dtype}"
 
 
 def layer_of(name: str = "monarch", **options) -> KSLinear:

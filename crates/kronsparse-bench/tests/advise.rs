@@ -8,7 +8,7 @@ use kronsparse::advise::{Calibration, Case, CpuDescription, Gpu, Target, energy}
 use kronsparse::measure::Summary;
 use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{GpuMachine, GpuProblem, libraries};
-use kronsparse::{Activation, DType, Pattern};
+use kronsparse::{Activation, DType, Join, Pattern};
 use kronsparse_bench::{Cache, Record, Row};
 
 fn record(folder: &str) -> Record {
@@ -156,6 +156,7 @@ fn estimates_of_a_gpu_are_as_good_as_stated() {
             aligned: true,
             bias: false,
             activation: Activation::None,
+            join: Join::None,
         };
         let cublas = libraries::seconds(Algorithm::Dense, &whole, &machine, usize::MAX).expect("it exists");
         let gain = cublas / dense / of_chain;

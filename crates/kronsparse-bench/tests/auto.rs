@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{Choice, GpuMachine, GpuProblem, Ranked, libraries, promising, ranked};
-use kronsparse::{Activation, Pattern};
+use kronsparse::{Activation, Join, Pattern};
 use kronsparse_bench::{Record, Row};
 
 const RECORD: &str = "record/2026-11-22-h100";
@@ -25,7 +25,7 @@ fn problem(row: &Row) -> GpuProblem {
     let pattern: Pattern = problem.chain.patterns()[0];
     let (dtype, precision, activation) = (kind.dtype, kind.precision(), Activation::None);
     let (layout, batch) = (problem.layout, problem.batch);
-    GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+    GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation, join: Join::None }
 }
 
 /// The algorithm whose row has the time of a way.

@@ -92,8 +92,13 @@ impl Visit for Multiply<'_> {
         let bias_added = bias.is_some();
         let (n, shape) = output_shape(&input.shape, layout, chain.rows(), chain.cols(), &args.input)?;
         let x = input.data.into_vec::<T>();
-        let options =
-            Options { bias, activation: args.activation, algorithm: args.algorithm, threads: args.threads, isa: None };
+        let options = Options {
+            bias,
+            activation: args.activation,
+            algorithm: args.algorithm,
+            threads: args.threads,
+            ..Options::default()
+        };
         let operator = Operator::new(&chain, options)?;
         let start = Instant::now();
         let y = operator.multiply(&x, n, layout)?;

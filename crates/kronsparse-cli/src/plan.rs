@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use kronsparse::advise::{Gpu, Roof, check_batch};
 use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Cut, FusedPlan, GpuMachine, Part, groups};
-use kronsparse::{Activation, ChainPattern, ChainSpec, Layout};
+use kronsparse::{Activation, ChainPattern, ChainSpec, Join, Layout};
 use kronsparse_bench::{Kind, format};
 use serde_json::{Value, json};
 
@@ -45,6 +45,9 @@ pub(crate) struct PlanArgs {
     /// none, relu, gelu, gelu-tanh or silu, applied after the bias
     #[arg(long, default_value_t)]
     activation: Activation,
+    /// none, residual (an array like Y is added) or gate (outputs come in twos, the activated first times the second)
+    #[arg(long, default_value_t)]
+    join: Join,
     /// Small neighbouring factors are multiplied together first, as cuda::Options::combine asks for
     #[arg(long)]
     combine: bool,
@@ -92,6 +95,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
             aligned: true,
             bias: args.bias,
             activation: args.activation,
+            join: args.join,
         };
         match ChainPlan::new(&problem, &gpu.machine, gpu.libraries.as_ref().ok().copied()) {
             Ok(plan) => plans.push(plan),
@@ -139,8 +143,12 @@ fn heading(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: 
         );
     }
     let bias = if args.bias { "a bias" } else { "no bias" };
-    let (kind, layout, activation) = (args.dtype, args.layout, args.activation);
-    line("arrays", &format!("{kind}, {layout}, {bias}, activation {activation}; X and Y at multiples of 16 bytes"));
+    let (kind, layout, activation, join) = (args.dtype, args.layout, args.activation, args.join);
+    let joined = if join == Join::None { String::new() } else { format!(", {join}") };
+    line(
+        "arrays",
+        &format!("{kind}, {layout}, {bias}, activation {activation}{joined}; X and Y at multiples of 16 bytes"),
+    );
     let GpuMachine { capability: (major, minor), multiprocessors, bytes_per_second, flops, .. } = &gpu.machine;
     let peak = flops.peak(kind.dtype, kind.precision());
     line(
@@ -192,7 +200,7 @@ fn paragraph(plan: &ChainPlan) -> String {
             Ok(dense) => format::seconds(dense.seconds),
             Err(why) => format!("not considered: {why}"),
         };
-        let apart = format::seconds(plan.seconds_apart());
+        let apart = plan.seconds_apart().map_or_else(|| "no kernel".into(), format::seconds);
         let _ = writeln!(text, "  factor by factor: {apart}; dense of the whole chain: {dense}");
     }
     let rows: Vec<Vec<String>> = lines(plan)
@@ -305,6 +313,7 @@ fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu:
         "layout": args.layout.name(),
         "bias": args.bias,
         "activation": args.activation.name(),
+        "join": args.join.name(),
         "gpu": {
             "name": gpu.name,
             "compute_capability": format!("{major}.{minor}"),
@@ -352,7 +361,7 @@ fn plan_json(plan: &ChainPlan) -> Value {
         "bound_by": bound(roof),
         "decision": decision(plan),
         "seconds": json_number(plan.seconds()),
-        "seconds_factor_by_factor": json_number(plan.seconds_apart()),
+        "seconds_factor_by_factor": plan.seconds_apart().map(json_number),
         "seconds_dense": plan.dense().ok().map(|dense| json_number(dense.seconds)),
         "steps": steps,
         "ways": ways,

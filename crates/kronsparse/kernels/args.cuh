@@ -10,6 +10,7 @@ struct Args {
   const void* bias;  // a·b·d numbers of the output's type, or null
   void* y;           // batch-first [n][a][b][d], batch-last [a][b][d][n]
   i64 n;             // vectors
+  const void* residual;  // added to Y, in its layout, or null
 };
 
 }  // namespace ks

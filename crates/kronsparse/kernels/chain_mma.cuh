@@ -9,12 +9,20 @@
 
 namespace ks {
 
-// `V` bytes from shared to global memory, or numbers of a few rows from global memory to registers.
-template <int V> KS_DEVICE void move_out(u8* to, const u8* from) {
-  if constexpr (V == 16) store_global16(to, load_shared16(from));
-  else if constexpr (V == 8) store_global8(to, load_shared8(from));
-  else if constexpr (V == 4) store_global4(to, load_shared4(from));
-  else store_global2(to, load_shared2(from));
+// `V` bytes of shared memory, and to and from global memory.
+template <int V> KS_DEVICE U4 take(const u8* from) {
+  U4 r = {};
+  if constexpr (V == 16) r = load_shared16(from);
+  else if constexpr (V == 8) { const U2 w = load_shared8(from); r.v[0] = w.v[0], r.v[1] = w.v[1]; }
+  else if constexpr (V == 4) r.v[0] = load_shared4(from);
+  else r.v[0] = load_shared2(from);
+  return r;
+}
+template <int V> KS_DEVICE void send(u8* to, const U4& words) {
+  if constexpr (V == 16) store_global16(to, words);
+  else if constexpr (V == 8) store_global8(to, {{words.v[0], words.v[1]}});
+  else if constexpr (V == 4) store_global4(to, words.v[0]);
+  else store_global2(to, static_cast<u16>(words.v[0]));
 }
 template <int V> KS_DEVICE U4 fetch(const u8* from, bool valid) {
   U4 r = {};
@@ -186,10 +194,12 @@ template <class S> struct ChainMma {
       for (int x = 0; x < 2; ++x) {
         const int o = o0 + c * 8 + q * 2 + x, column = (block * F::B + o) * F::D + j;
         if (F::B % F::OUTS != 0 && o >= outs) continue;
+        // Two outputs that are joined meet when they are stored.
+        constexpr Activation KIND = S::JOIN == Join::Gate ? Activation::None : S::KIND;
         const float bias = S::BIAS ? Number::load(static_cast<const u8*>(args.bias) + static_cast<i64>(feature + column) * E) : 0.f;
         KS_UNROLL
         for (int tile = 0; tile < TILES; ++tile)
-          put_sums(first + column * E + tile * 16 * S::OUT_STRIDE, S::OUT_STRIDE, activate_sum<S::KIND>(sums[tile][c][x] + bias), activate_sum<S::KIND>(sums[tile][c][2 + x] + bias));
+          put_sums(first + column * E + tile * 16 * S::OUT_STRIDE, S::OUT_STRIDE, activate_sum<KIND>(sums[tile][c][x] + bias), activate_sum<KIND>(sums[tile][c][2 + x] + bias));
       }
   }
 
@@ -230,33 +240,81 @@ template <class S> struct ChainMma {
 
   // --- Y from shared memory ----------------------------------------------------------------------------------------------------
 
+  // V bytes of Y from what `words` has of the sums (for a gate, and what `more` has, the second half), and of the residual.
+  template <int V> static KS_DEVICE U4 join(const U4& words, const U4& more, const U4& residual) {
+    if constexpr (S::JOIN == Join::None) return words;
+    constexpr int COUNT = V / E;
+    float v[COUNT + 1] = {};
+    KS_UNROLL
+    for (int k = 0; k < COUNT; ++k) {
+      if constexpr (S::JOIN == Join::Gate) {
+        const auto sum = [&](int at) { return at < COUNT ? Number::at(words.v, at) : Number::at(more.v, at - COUNT); };
+        v[k] = activate_sum<S::KIND>(sum(2 * k)) * sum(2 * k + 1);
+      } else {
+        v[k] = Number::at(words.v, k) + Number::at(residual.v, k);
+      }
+    }
+    U4 result = {};
+    KS_UNROLL
+    for (int k = 0; k < COUNT; k += 4 / E) {
+      if constexpr (E == 4) result.v[k] = bits(v[k]);
+      else result.v[k / 2] = Number::pack(v[k], v[k + 1]);
+    }
+    return result;
+  }
+
   KS_DEVICE void store_rows(const u8* from, i64 column0, int columns) const {
     using F = typename S::Last;
-    constexpr i64 ROW = static_cast<i64>(F::A) * F::B * F::D * E;
-    constexpr int V = smallest(smallest(S::ALIGN, vector_of(ROW)), smallest(vector_of(F::B * F::D * E), vector_of(S::OUT_COLUMNS * E)));
+    constexpr int OF = S::OUTPUTS_OF;
+    constexpr i64 ROW = static_cast<i64>(F::A) * F::B * F::D * E / OF;
+    constexpr int V = smallest(smallest(S::ALIGN, vector_of(ROW)), smallest(vector_of(F::B * F::D * E / OF), vector_of(S::OUT_COLUMNS * E / OF)));
     const int rows = args.n - n0 < ROWS ? static_cast<int>(args.n - n0) : ROWS;
-    u8* to = static_cast<u8*>(args.y) + n0 * ROW + column0 * E;
-    share_pieces<THREADS, ROWS, S::OUT_COLUMNS * E / V, false>(thread, [&](int line, int piece, int more) {
+    const i64 first = n0 * ROW + column0 * E / OF;
+    u8* to = static_cast<u8*>(args.y) + first;
+    share_pieces<THREADS, ROWS, S::OUT_COLUMNS * E / OF / V, false>(thread, [&](int line, int piece, int more) {
       const int row = line + more;
-      if (row < rows && piece * V < columns * E) move_out<V>(to + row * ROW + piece * V, from + row * S::OUT_STRIDE + piece * V);
+      if (row >= rows || piece * V >= columns * E / OF) return;
+      const u8* at = from + row * S::OUT_STRIDE + piece * (V * OF);
+      U4 second = {}, residual = {};
+      if constexpr (S::JOIN == Join::Gate) second = take<V>(at + V);
+      if constexpr (S::JOIN == Join::Residual) residual = fetch<V>(static_cast<const u8*>(args.residual) + first + row * ROW + piece * V, true);
+      send<V>(to + row * ROW + piece * V, join<V>(take<V>(at), second, residual));
     });
   }
 
   template <int V> KS_DEVICE void store_lines(const u8* from, i64 column0, int columns) const {
-    share_pieces<THREADS, S::OUT_COLUMNS, ROWS * E / V, false>(thread, [&](int line, int piece, int more) {
+    constexpr int OF = S::OUTPUTS_OF;
+    share_pieces<THREADS, S::OUT_COLUMNS / OF, ROWS * E / V, false>(thread, [&](int line, int piece, int more) {
       const int column = line + more, row = piece * (V / E);
-      if (column >= columns || n0 + row >= args.n) return;
-      u8* to = static_cast<u8*>(args.y) + ((column0 + column) * args.n + n0 + row) * E;
-      const u8* at = from + row * S::OUT_STRIDE + column * E;
-      u32 words[4] = {};
-      KS_UNROLL
-      for (int e = 0; e < V / E; ++e) {
-        if constexpr (E == 4) words[e] = load_shared4(at + e * S::OUT_STRIDE);
-        else words[e / 2] |= static_cast<u32>(load_shared2(at + e * S::OUT_STRIDE)) << (e % 2 * 16);
+      if (column >= columns / OF || n0 + row >= args.n) return;
+      const i64 place = ((column0 / OF + column) * args.n + n0 + row) * E;
+      // A line of sums, and for a gate the next one; number e of both is joined.
+      const auto gather = [&](int offset) {
+        const u8* at = from + row * S::OUT_STRIDE + (column * OF + offset) * E;
+        U4 r = {};
+        KS_UNROLL
+        for (int e = 0; e < V / E; ++e) {
+          if constexpr (E == 4) r.v[e] = load_shared4(at + e * S::OUT_STRIDE);
+          else r.v[e / 2] |= static_cast<u32>(load_shared2(at + e * S::OUT_STRIDE)) << (e % 2 * 16);
+        }
+        return r;
+      };
+      const U4 sums = gather(0);
+      if constexpr (S::JOIN == Join::Gate) {
+        const U4 others = gather(1);
+        U4 result = {};
+        KS_UNROLL
+        for (int e = 0; e < V / E; e += 4 / E) {
+          const auto gated = [&](int k) { return activate_sum<S::KIND>(Number::at(sums.v, k)) * Number::at(others.v, k); };
+          if constexpr (E == 4) result.v[e] = bits(gated(e));
+          else result.v[e / 2] = Number::pack(gated(e), e + 1 < V / E ? gated(e + 1) : 0.f);
+        }
+        send<V>(static_cast<u8*>(args.y) + place, result);
+      } else {
+        U4 residual = {};
+        if constexpr (S::JOIN == Join::Residual) residual = fetch<V>(static_cast<const u8*>(args.residual) + place, true);
+        send<V>(static_cast<u8*>(args.y) + place, join<V>(sums, {}, residual));
       }
-      if constexpr (V == 16) store_global16(to, {{words[0], words[1], words[2], words[3]}});
-      else if constexpr (V == 4) store_global4(to, words[0]);
-      else store_global2(to, static_cast<u16>(words[0]));
     });
   }
 

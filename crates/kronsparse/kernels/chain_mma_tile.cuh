@@ -22,12 +22,14 @@ template <int A_, int B_, int C_, int D_, int COLUMNS_, int CHUNK_BLOCKS_, int C
 template <int K, class F, class... Rest> struct ChainPick { using Type = typename ChainPick<K - 1, Rest...>::Type; };
 template <class F, class... Rest> struct ChainPick<0, F, Rest...> { using Type = F; };
 
-template <class Number_, Layout LAYOUT_, Activation KIND_, bool BIAS_, int ROWS_, int ROW_WARPS_, int COLUMN_WARPS_, int ALIGN_, int SHARED_, class... Factors>
+template <class Number_, Layout LAYOUT_, Activation KIND_, bool BIAS_, Join JOIN_, int ROWS_, int ROW_WARPS_, int COLUMN_WARPS_, int ALIGN_, int SHARED_, class... Factors>
 struct ChainTile {
   using Number = Number_;
   static constexpr Layout LAYOUT = LAYOUT_;
   static constexpr Activation KIND = KIND_;
   static constexpr bool BIAS = BIAS_;
+  static constexpr Join JOIN = JOIN_;
+  static constexpr int OUTPUTS_OF = outputs_of(JOIN);
   static constexpr int ROWS = ROWS_, ROW_WARPS = ROW_WARPS_, COLUMN_WARPS = COLUMN_WARPS_, ALIGN = ALIGN_;
   static constexpr int E = Number::BYTES, THREADS = 32 * ROW_WARPS * COLUMN_WARPS, TILES = ROWS / (16 * ROW_WARPS), LENGTH = sizeof...(Factors);
   static_assert(ROWS == 16 * ROW_WARPS * TILES && LENGTH >= 2, "a warp has whole tiles of 16 vectors; a chain has two factors or more");
@@ -54,6 +56,7 @@ struct ChainTile {
   // A chunk of Y as it lies in device memory. Rows are an odd number of 16 bytes apart.
   using Last = Factor<LENGTH - 1>;
   static constexpr int OUT_COLUMNS = Last::CHUNK_BLOCKS * Last::CHUNK_OUTS * Last::D;
+  static_assert(JOIN != Join::Gate || (Last::B * Last::D % 2 == 0 && OUT_COLUMNS % 2 == 0), "a chunk has both outputs that are joined");
   static constexpr int OUT_STRIDE = (OUT_COLUMNS * E + 15) / 16 % 2 == 1 ? (OUT_COLUMNS * E + 15) / 16 * 16 : (OUT_COLUMNS * E + 15) / 16 * 16 + 16;
 
   // Two regions take turns: factor K reads number K % 2 and writes the other one.

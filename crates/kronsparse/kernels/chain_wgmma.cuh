@@ -243,8 +243,19 @@ template <class S> struct ChainWgmma {
     }
   }
 
-  // Bias, activation and rounding of 64 columns of Y. A thread has all lanes of two outputs in a row.
-  KS_DEVICE void round_box(u8* to, const float (&sums)[S::Last::D][S::Last::OUTS / 2], const Who& who, int box, int i, int o0) const {
+  // Two numbers of the residual in one word, or zeros beyond its end: those of vector n, from number `feature` on.
+  KS_DEVICE u32 residual(i64 n, i64 feature, bool valid) const {
+    using F = typename S::Last;
+    constexpr i64 ROW = static_cast<i64>(F::A) * F::B * F::D;
+    const u8* from = static_cast<const u8*>(args.residual) + (n * ROW + feature) * 2;
+    // The second of the two is there: rows are whole units of 16 bytes.
+    if (!valid || n >= args.n || feature >= ROW) return 0;
+    if constexpr (F::A == 1 || F::B * F::D % 2 == 0) return load_global4(from);
+    else return load_global2(from) | static_cast<u32>(feature + 1 < ROW ? load_global2(from + 2) : 0) << 16;
+  }
+
+  // Bias, activation, residual and rounding of 64 columns of Y. A thread has all lanes of two outputs in a row.
+  KS_DEVICE void round_box(u8* to, const float (&sums)[S::Last::D][S::Last::OUTS / 2], const Who& who, i64 row0, int box, int i, int o0) const {
     using F = typename S::Last;
     constexpr int D = F::D, PER_BOX = 64 / D;  // outputs of a box
     KS_UNROLL
@@ -258,6 +269,7 @@ template <class S> struct ChainWgmma {
       }
       KS_UNROLL
       for (int h = 0; h < 2; ++h) {
+        const u32 row = who.warp * 16 + h * 8 + who.g, column = (u * 8 + who.q * 2) * D;
         u32 words[D];
         KS_UNROLL
         for (int e = 0; e < D; ++e) {
@@ -268,9 +280,12 @@ template <class S> struct ChainWgmma {
             const float sum = sums[number % D][s + h * 2 + number / D];
             v[x] = activate_sum<S::ACTIVATION>(S::BIAS ? sum + bias[number] : sum);
           }
+          if constexpr (S::JOIN == Join::Residual) {
+            const u32 added = residual(row0 + row, (static_cast<i64>(i) * F::B + o) * D + e * 2, F::B % F::OUTS == 0 || o + e * 2 / D < F::B);
+            v[0] += Pair<T>::at(added, 0), v[1] += Pair<T>::at(added, 1);
+          }
           words[e] = Pair<T>::pack(v[0], v[1]);
         }
-        const u32 row = who.warp * 16 + h * 8 + who.g, column = (u * 8 + who.q * 2) * D;
         if constexpr (D == 1) store_shared4(to + at_line(row, column), words[0]);
         else if constexpr (D == 2) store_shared8(to + at_line(row, column), {{words[0], words[1]}});
         else {
@@ -294,7 +309,7 @@ template <class S> struct ChainWgmma {
       if (sender) bulk_wait_read<2 - TOGETHER>();
       sync_some(1 + who.group, 128);
       KS_UNROLL
-      for (int k = 0; k < TOGETHER; ++k) round_box(to + k * S::LINE_BYTES, sums, who, first + k, i, o0);
+      for (int k = 0; k < TOGETHER; ++k) round_box(to + k * S::LINE_BYTES, sums, who, row0, first + k, i, o0);
       hand_over(who);
       if (sender) {
         KS_UNROLL

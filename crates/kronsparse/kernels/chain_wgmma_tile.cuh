@@ -24,11 +24,13 @@ template <int A_, int B_, int C_, int D_, int OUTS_, int DEPTH_> struct WgmmaFac
 template <int K, class F, class... Rest> struct WgmmaPick { using Type = typename WgmmaPick<K - 1, Rest...>::Type; };
 template <class F, class... Rest> struct WgmmaPick<0, F, Rest...> { using Type = F; };
 
-template <class T_, Activation ACTIVATION_, bool BIAS_, int CLUSTER_, int GROUPS_, int STAGES_, int CONSUMER_REGISTERS_, int SHARED_, class... Factors>
+template <class T_, Activation ACTIVATION_, bool BIAS_, Join JOIN_, int CLUSTER_, int GROUPS_, int STAGES_, int CONSUMER_REGISTERS_, int SHARED_, class... Factors>
 struct ChainWgmmaTile {
   using T = T_;
   static constexpr Activation ACTIVATION = ACTIVATION_;
   static constexpr bool BIAS = BIAS_;
+  static constexpr Join JOIN = JOIN_;
+  static_assert(JOIN != Join::Gate, "a box of Y has as many columns as outputs");
   static constexpr int CLUSTER = CLUSTER_;  // blocks that share what is read of the weights
   static constexpr int GROUPS = GROUPS_, STAGES = STAGES_, LENGTH = sizeof...(Factors);  // warpgroups that multiply 64 vectors each; stages of the ring
   // Zero where registers stay as they were given out.

@@ -7,6 +7,10 @@ namespace ks {
 
 enum class Layout { BatchFirst, BatchLast };
 enum class Activation { None, Relu, Gelu, GeluTanh, Silu };
+// Last: another array like Y is added; or the outputs come in twos, the activated first of which is multiplied by the second.
+enum class Join { None, Residual, Gate };
+// Outputs of the chain for one number of Y.
+KS_DEVICE constexpr int outputs_of(Join join) { return join == Join::Gate ? 2 : 1; }
 
 // Sums in shared memory.
 KS_DEVICE float load_sum(const float* from) { return float_of(load_shared4(from)); }

@@ -10,7 +10,7 @@
 
 namespace ks {
 
-template <class Number, Layout LAYOUT, Activation KIND, bool BIAS, int A, int B, int C, int D, int ROWS, int LANES, int OUTS, int DEPTH, int STAGES,
+template <class Number, Layout LAYOUT, Activation KIND, bool BIAS, Join JOIN, int A, int B, int C, int D, int ROWS, int LANES, int OUTS, int DEPTH, int STAGES,
           int WARPS_R, int WARPS_J, int WARPS_O, bool RESIDENT, bool REGROUP, int ALIGN, int SHARED>
 struct LanesMma {
   static constexpr bool LAST = LAYOUT == Layout::BatchLast;
@@ -242,8 +242,12 @@ struct LanesMma {
   // --- stores ----------------------------------------------------------------------------------------------------------------
 
   // Bias and activation, on the sums in place.
+  // Two outputs that are joined meet when they are stored.
+  static constexpr int OF = outputs_of(JOIN);
+  static constexpr Activation FINISH = JOIN == Join::Gate ? Activation::None : KIND;
+
   KS_DEVICE void finish(const Place& at) {
-    if constexpr (BIAS || KIND != Activation::None) {
+    if constexpr (BIAS || FINISH != Activation::None) {
       // The outputs of a column are at constant distances from the thread's first one.
       const int o0 = at.o0 + warp_out * G::WARP_OUTS + q * G::RUN, j0 = at.j0 + warp_lane * JW;
       const u8* from = BIAS ? static_cast<const u8*>(args.bias) + ((i64(at.i) * B + o0) * D + j0) * E : nullptr;
@@ -262,7 +266,7 @@ struct LanesMma {
               KS_UNROLL
               for (int half = 0; half < 2; ++half) {
                 float& s = sum[j][tile][u][half * 2 + x];
-                s = activate_sum<KIND>(s + bias);
+                s = activate_sum<FINISH>(s + bias);
               }
           }
     }
@@ -272,6 +276,57 @@ struct LanesMma {
   static KS_DEVICE u32 word(float first, float second) {
     if constexpr (E == 2) return Number::pack(first, second);
     else return bits(first);
+  }
+
+  static constexpr int PER_WORD = 4 / E;
+
+  // VECTOR bytes of global memory, as words that follow each other.
+  template <int VECTOR> static KS_DEVICE void load_words(u32* words, const u8* from) {
+    if constexpr (VECTOR == 16) { const U4 w = load_global16(from); words[0] = w.v[0], words[1] = w.v[1], words[2] = w.v[2], words[3] = w.v[3]; }
+    else if constexpr (VECTOR == 8) { const U2 w = load_global8(from); words[0] = w.v[0], words[1] = w.v[1]; }
+    else if constexpr (VECTOR == 4) words[0] = load_global4(from);
+    else words[0] = load_global2(from);
+  }
+  template <int VECTOR> static KS_DEVICE U4 take_shared(const u8* from) {
+    U4 r = {};
+    if constexpr (VECTOR == 16) r = load_shared16(from);
+    else if constexpr (VECTOR == 8) { const U2 w = load_shared8(from); r.v[0] = w.v[0], r.v[1] = w.v[1]; }
+    else if constexpr (VECTOR == 4) r.v[0] = load_shared4(from);
+    else r.v[0] = load_shared2(from);
+    return r;
+  }
+
+  // The residual of BYTES bytes of Y from `place` on, of which `valid` are there, added to their numbers, of which the last word may
+  // have one.
+  template <int BYTES, int VECTOR> KS_DEVICE void add_residual(u32* words, i64 place, int valid) const {
+    KS_UNROLL
+    for (int b = 0; b < BYTES; b += VECTOR) {
+      if (b >= valid) continue;
+      u32 more[VECTOR < 4 ? 1 : VECTOR / 4];
+      load_words<VECTOR>(more, static_cast<const u8*>(args.residual) + place + b);
+      KS_UNROLL
+      for (int k = 0; k < VECTOR / E; ++k) {
+        const int number = b / E + k;
+        put_number(words, number, Number::at(words + number / PER_WORD, number % PER_WORD) + Number::at(more + k / PER_WORD, k % PER_WORD));
+      }
+    }
+  }
+  // Number `k` of a few words is changed.
+  static KS_DEVICE void put_number(u32* words, int k, float value) {
+    u32& at = words[k / PER_WORD];
+    if constexpr (E == 4) at = bits(value);
+    else at = k % 2 ? (at & 0xffffu) | Number::pack(0.f, value) : (at & 0xffff0000u) | (Number::pack(value, 0.f) & 0xffffu);
+  }
+  static KS_DEVICE float gated(float gate, float up) { return activate_sum<KIND>(gate) * up; }
+  // The widest access to half as many numbers.
+  static KS_DEVICE constexpr int halved(int vector) { return vector / OF > E ? vector / OF : E; }
+  // What a gate leaves of COUNT numbers: half as many.
+  template <int COUNT> static KS_DEVICE void gate_words(u32* words) {
+    KS_UNROLL
+    for (int k = 0; k < COUNT / 2; ++k) {
+      const float up = Number::at(words + (2 * k + 1) / PER_WORD, (2 * k + 1) % PER_WORD);
+      put_number(words, k, gated(Number::at(words + 2 * k / PER_WORD, 2 * k % PER_WORD), up));
+    }
   }
 
   // The first `valid` bytes of BYTES bytes in `words`, VECTOR at a time; `valid` is a multiple of VECTOR.
@@ -288,7 +343,8 @@ struct LanesMma {
 
   // Batch-first, straight from the registers: RUN outputs × all lanes, or one output × the warp's lanes, are contiguous.
   KS_DEVICE void store_rows(const Place& at) const {
-    constexpr int OUTPUTS = G::WHOLE ? G::RUN : 1, NUMBERS = OUTPUTS * JW, PER_WORD = 4 / E;
+    constexpr int OUTPUTS = G::WHOLE ? G::RUN : 1, NUMBERS = OUTPUTS * JW;
+    static_assert(JOIN != Join::Gate || (G::WHOLE ? B * D % 2 == 0 : D % 2 == 0 && JW % 2 == 0), "a thread has both outputs that are joined");
     KS_UNROLL
     for (int tile = 0; tile < TILES; ++tile)
       KS_UNROLL
@@ -306,7 +362,10 @@ struct LanesMma {
             words[k / PER_WORD] = word(sum[k % JW][tile][t0 / 2][half * 2 + t0 % 2], sum[k1 % JW][tile][t1 / 2][half * 2 + t1 % 2]);
           }
           const int valid = G::WHOLE ? (B - o) * D * E : o < B ? (D - j) * E : 0;
-          store_words<NUMBERS * E, G::RUN_VECTOR>(static_cast<u8*>(args.y) + (((row * A + at.i) * B + o) * D + j) * E, words, valid);
+          const i64 place = (((row * A + at.i) * B + o) * D + j) * E / OF;
+          if constexpr (JOIN == Join::Residual) add_residual<NUMBERS * E, G::RUN_VECTOR>(words, place, valid);
+          if constexpr (JOIN == Join::Gate) gate_words<NUMBERS>(words);
+          store_words<NUMBERS * E / OF, halved(G::RUN_VECTOR)>(static_cast<u8*>(args.y) + place, words, valid / OF);
         }
       }
   }
@@ -336,17 +395,25 @@ struct LanesMma {
             }
           }
         sync_block();
-        constexpr int VECTOR = G::REGROUP_VECTOR, LINE = LANES * E / VECTOR;
+        constexpr int VECTOR = JOIN == Join::Gate ? halved(G::REGROUP_VECTOR) : G::REGROUP_VECTOR, LINE = LANES * E / OF / VECTOR;
         share_pieces<THREADS, ROWS, G::REGROUP_OUTS * LINE, (VECTOR >= 8)>(thread, [&](int line, int piece, int more) {
           const int row = line + more, o8 = piece / LINE, byte = piece % LINE * VECTOR;
           const int o = at.o0 + o8 / 8 * G::WARP_OUTS + u * 8 + o8 % 8;
-          if (at.n0 + row >= args.n || o >= B || at.j0 * E + byte >= D * E) return;
-          const u8* from = buffer + row * G::REGROUP_STRIDE + o8 * G::OUT_STRIDE + byte;
-          u8* to = static_cast<u8*>(args.y) + ((((at.n0 + row) * A + at.i) * B + o) * D + at.j0) * E + byte;
-          if constexpr (VECTOR == 16) store_global16(to, load_shared16(from));
-          else if constexpr (VECTOR == 8) store_global8(to, load_shared8(from));
-          else if constexpr (VECTOR == 4) store_global4(to, load_shared4(from));
-          else store_global2(to, load_shared2(from));
+          if (at.n0 + row >= args.n || o >= B || at.j0 * E / OF + byte >= D * E / OF) return;
+          const u8* from = buffer + row * G::REGROUP_STRIDE + o8 * G::OUT_STRIDE + byte * OF;
+          const i64 place = ((((at.n0 + row) * A + at.i) * B + o) * D + at.j0) * E / OF + byte;
+          U4 words = take_shared<VECTOR>(from);
+          if constexpr (JOIN == Join::Residual) add_residual<VECTOR, VECTOR>(words.v, place, VECTOR);
+          if constexpr (JOIN == Join::Gate) {
+            // Twice the bytes, as numbers that follow each other.
+            const U4 second = take_shared<VECTOR>(from + VECTOR);
+            u32 all[8] = {words.v[0], words.v[1], words.v[2], words.v[3]};
+            KS_UNROLL
+            for (int k = 0; k < VECTOR / E; ++k) put_number(all, VECTOR / E + k, Number::at(second.v, k));
+            gate_words<2 * VECTOR / E>(all);
+            words = {{all[0], all[1], all[2], all[3]}};
+          }
+          store_words<VECTOR, VECTOR>(static_cast<u8*>(args.y) + place, words.v, VECTOR);
         });
       }
     }
@@ -354,26 +421,41 @@ struct LanesMma {
 
   // Batch-last: a thread holds 16 consecutive bytes of one (output, lane).
   template <int VECTOR> KS_DEVICE void store_lines(const Place& at) const {
-    constexpr int PER_WORD = 4 / E, UNIT_NUMBERS = 16 / E;
+    constexpr int UNIT_NUMBERS = 16 / E;
+    // Of a gate, two lanes, or without lanes two outputs, make one.
+    constexpr int LANE_STEP = JOIN == Join::Gate && D % 2 == 0 ? 2 : 1, OUT_STEP = OF / LANE_STEP;
+    static_assert(JOIN != Join::Gate || (D % 2 == 0 ? JW % 2 == 0 : D == 1 && B % 2 == 0), "a thread has both outputs that are joined");
     KS_UNROLL
-    for (int j = 0; j < JW; ++j)
+    for (int j = 0; j < JW; j += LANE_STEP)
       KS_UNROLL
       for (int u = 0; u < COLUMNS; ++u)
         KS_UNROLL
-        for (int x = 0; x < 2; ++x) {
+        for (int x = 0; x < 2; x += OUT_STEP) {
           const int o = at.o0 + warp_out * G::WARP_OUTS + G::output(u, q, x), lane_j = at.j0 + warp_lane * JW + j;
           if ((B % OUTS != 0 && o >= B) || (D % LANES != 0 && lane_j >= D)) continue;
           KS_UNROLL
           for (int set = 0; set < G::LAST_SETS; ++set) {
             const i64 first = at.n0 + warp_row * G::WARP_ROWS + (set * 8 + g) * UNIT_NUMBERS;
+            const auto gather = [&](u32* words, int of_j, int of_x) {
+              KS_UNROLL
+              for (int k = 0; k < 4; ++k) {
+                const int s = k * PER_WORD, tile = set * G::LAST_TILES + s / 2;
+                words[k] = word(sum[of_j][tile][u][s % 2 * 2 + of_x], sum[of_j][tile][u][(s + PER_WORD - 1) % 2 * 2 + of_x]);
+              }
+            };
             u32 words[4];
-            KS_UNROLL
-            for (int k = 0; k < 4; ++k) {
-              const int s = k * PER_WORD, tile = set * G::LAST_TILES + s / 2;
-              words[k] = word(sum[j][tile][u][s % 2 * 2 + x], sum[j][tile][u][(s + PER_WORD - 1) % 2 * 2 + x]);
-            }
+            gather(words, j, x);
             const i64 left = (args.n - first) * E;  // not positive beyond the last vector
-            store_words<16, VECTOR>(static_cast<u8*>(args.y) + (((i64(at.i) * B + o) * D + lane_j) * args.n + first) * E, words, left < 16 ? static_cast<int>(left) : 16);
+            const int valid = left < 16 ? static_cast<int>(left) : 16;
+            const i64 place = (((i64(at.i) * B + o) * D + lane_j) / OF * args.n + first) * E;
+            if constexpr (JOIN == Join::Residual) add_residual<16, VECTOR>(words, place, valid);
+            if constexpr (JOIN == Join::Gate) {
+              u32 ups[4];
+              gather(ups, j + LANE_STEP - 1, x + OUT_STEP - 1);
+              KS_UNROLL
+              for (int k = 0; k < UNIT_NUMBERS; ++k) put_number(words, k, gated(Number::at(words, k), Number::at(ups, k)));
+            }
+            store_words<16, VECTOR>(static_cast<u8*>(args.y) + place, words, valid);
           }
         }
   }
@@ -432,10 +514,10 @@ struct LanesMma {
   }
 };
 
-template <class Number, Layout LAYOUT, Activation KIND, bool BIAS, int A, int B, int C, int D, int ROWS, int LANES, int OUTS, int DEPTH, int STAGES,
+template <class Number, Layout LAYOUT, Activation KIND, bool BIAS, Join JOIN, int A, int B, int C, int D, int ROWS, int LANES, int OUTS, int DEPTH, int STAGES,
           int WARPS_R, int WARPS_J, int WARPS_O, bool RESIDENT, bool REGROUP, int ALIGN, int SHARED>
 KS_DEVICE void lanes_mma(const Args& args) {
-  LanesMma<Number, LAYOUT, KIND, BIAS, A, B, C, D, ROWS, LANES, OUTS, DEPTH, STAGES, WARPS_R, WARPS_J, WARPS_O, RESIDENT, REGROUP, ALIGN, SHARED> kernel(args);
+  LanesMma<Number, LAYOUT, KIND, BIAS, JOIN, A, B, C, D, ROWS, LANES, OUTS, DEPTH, STAGES, WARPS_R, WARPS_J, WARPS_O, RESIDENT, REGROUP, ALIGN, SHARED> kernel(args);
   kernel.run();
 }
 

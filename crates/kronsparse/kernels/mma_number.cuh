@@ -1,5 +1,5 @@
 // The number types of the tensor cores (mma.sync): what a fragment holds, how it is multiplied, how sums are rounded for the
-// store. A fragment A has 16 rows and STEP terms of the sum, B has STEP terms and 8 columns; thread 4g+q of a warp owns OWN
+// store, and number `k` of a few stored ones (`at`). A fragment A has 16 rows and STEP terms of the sum, B has STEP terms and 8 columns; thread 4g+q of a warp owns OWN
 // terms of rows g and g+8, and the same OWN terms of column g.
 #pragma once
 #include "epilogue.cuh"
@@ -20,12 +20,14 @@ struct MmaF16 : MmaHalf {
   static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_f16(sum, x.a, w.b[0], w.b[1]); }
   static KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); }
   static KS_DEVICE float load(const void* p) { return widen_f16(load_global2(p)); }
+  static KS_DEVICE float at(const u32* words, int k) { return widen_f16(static_cast<u16>(words[k / 2] >> (k % 2 * 16))); }
 };
 
 struct MmaBf16 : MmaHalf {
   static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_bf16(sum, x.a, w.b[0], w.b[1]); }
   static KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); }
   static KS_DEVICE float load(const void* p) { return widen_bf16(load_global2(p)); }
+  static KS_DEVICE float at(const u32* words, int k) { return widen_bf16(static_cast<u16>(words[k / 2] >> (k % 2 * 16))); }
 };
 
 // f32 numbers rounded to TF32 before the product.
@@ -39,6 +41,7 @@ struct MmaTf32 {
   static KS_DEVICE Weights weights(u32 b0, u32 b1) { return {{round_tf32(float_of(b0)), round_tf32(float_of(b1))}}; }
   static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_tf32(sum, x.a, w.b[0], w.b[1]); }
   static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
+  static KS_DEVICE float at(const u32* words, int k) { return float_of(words[k]); }
 };
 
 // f32 as three TF32 products: with x = high + low, both TF32, x·w ≈ high·high + high·low + low·high, short of 2^-22 |x·w|.
@@ -77,6 +80,7 @@ struct MmaF32 {
     for (int k = 0; k < 4; ++k) sum[k] += part[k];
   }
   static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
+  static KS_DEVICE float at(const u32* words, int k) { return float_of(words[k]); }
 };
 
 }  // namespace ks

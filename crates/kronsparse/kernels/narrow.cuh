@@ -25,7 +25,7 @@ template <> struct NarrowNumber<F32> {
   static KS_DEVICE float at(const u32* words, int k) { return float_of(words[k]); }
 };
 
-template <class Element, Layout LAYOUT, Activation KIND, bool BIAS, int A, int B, int C, int D, int VECTORS, int LANES, int OUTPUTS, int DEPTH,
+template <class Element, Layout LAYOUT, Activation KIND, bool BIAS, Join JOIN, int A, int B, int C, int D, int VECTORS, int LANES, int OUTPUTS, int DEPTH,
           int THREAD_LANES, int THREAD_OUTPUTS, int SPLIT, int ALIGN, int SHARED>
 struct Narrow {
   using Number = NarrowNumber<Element>;
@@ -178,8 +178,19 @@ struct Narrow {
   // Where a partial sum stands: neighbours in the output are neighbours here.
   static KS_DEVICE int slot(int v, int o, int j) { return LAST ? (o * LANES + j) * SUM_VECTORS + v : (v * OUTPUTS + o) * LANES + j; }
 
-  // Adds up the parts; bias, activation, store.
+  // The parts of one output, added up, with its bias.
+  static KS_DEVICE float total(const float* sums, int v, int o, int j, const Args& args, i64 feature) {
+    float sum = 0.f;
+    KS_UNROLL
+    for (int s = 0; s < SPLIT; ++s) sum += load_sum(sums + s * SUMS + slot(v, o, j));
+    return finish<Element, Activation::None, BIAS>(sum, args.bias, feature);
+  }
+
+  // Bias, activation, join, store.
   KS_DEVICE void store(i64 n0, int i, int j0, int o0) const {
+    // Two outputs that are joined are neighbouring lanes, or, without lanes, neighbouring outputs.
+    constexpr int OUTPUTS_OF = outputs_of(JOIN);
+    static_assert(JOIN != Join::Gate || (D % 2 == 0 && LANES % 2 == 0) || (D == 1 && LANES == 1 && B % 2 == 0 && OUTPUTS % 2 == 0), "a tile has both");
     float* sums = reinterpret_cast<float*>(shared);
     sync_block();
     KS_UNROLL
@@ -188,19 +199,22 @@ struct Narrow {
       for (int p = 0; p < PIECES; ++p)
         store_sum(sums + part * SUMS + slot(v, output + p % THREAD_OUTPUTS, lane + p / THREAD_OUTPUTS), sum[v][p]);
     sync_block();
-    for (int k = thread; k < VECTORS * LANES * OUTPUTS; k += THREADS) {
-      const int v = LAST ? k % VECTORS : k / (LANES * OUTPUTS), j = (LAST ? k / VECTORS : k) % LANES, o = (LAST ? k / VECTORS : k) / LANES % OUTPUTS;
+    for (int k = thread; k < VECTORS * LANES * OUTPUTS / OUTPUTS_OF; k += THREADS) {
+      const int v = LAST ? k % VECTORS : k / (LANES * OUTPUTS / OUTPUTS_OF), place = (LAST ? k / VECTORS : k) * OUTPUTS_OF;
+      const int j = place % LANES, o = place / LANES % OUTPUTS;
       if (n0 + v >= args.n || j0 + j >= D || o0 + o >= B) continue;
-      float total = 0.f;
-      KS_UNROLL
-      for (int s = 0; s < SPLIT; ++s) total += load_sum(sums + s * SUMS + slot(v, o, j));
       const i64 feature = (i64(i) * B + o0 + o) * D + j0 + j;
-      Element::store(args.y, LAST ? feature * args.n + n0 + v : (n0 + v) * (i64(A) * B * D) + feature, finish<Element, KIND, BIAS>(total, args.bias, feature));
+      float result = activate<KIND>(total(sums, v, o, j, args, feature));
+      if constexpr (JOIN == Join::Gate) result *= D == 1 ? total(sums, v, o + 1, j, args, feature + 1) : total(sums, v, o, j + 1, args, feature + 1);
+      const i64 row = feature / OUTPUTS_OF, at = LAST ? row * args.n + n0 + v : (n0 + v) * (i64(A) * B * D / OUTPUTS_OF) + row;
+      if constexpr (JOIN == Join::Residual) result += Element::load(args.residual, at);
+      Element::store(args.y, at, result);
     }
     sync_block();
   }
 
   KS_DEVICE void run() {
+    let_next_begin();
     const i64 items = (args.n + VECTORS - 1) / VECTORS * TILES;
     for (i64 item = block_index(); item < items; item += grid_size()) {
       const i64 tile = item % TILES, n0 = item / TILES * VECTORS;
@@ -208,6 +222,8 @@ struct Narrow {
                 o0 = static_cast<int>(tile % OUTPUT_TILES) * OUTPUTS;
       KS_UNROLL
       for (int turn = 0; turn < TURNS; ++turn) load_weights(tile, 0, turn);
+      // Weights are on their way before X is there.
+      wait_for_previous();
       load_x(shared, n0, i, j0, 0);
       copy_commit();
       KS_UNROLL
@@ -239,10 +255,10 @@ struct Narrow {
   }
 };
 
-template <class Element, Layout LAYOUT, Activation KIND, bool BIAS, int A, int B, int C, int D, int VECTORS, int LANES, int OUTPUTS, int DEPTH,
+template <class Element, Layout LAYOUT, Activation KIND, bool BIAS, Join JOIN, int A, int B, int C, int D, int VECTORS, int LANES, int OUTPUTS, int DEPTH,
           int THREAD_LANES, int THREAD_OUTPUTS, int SPLIT, int ALIGN, int SHARED>
 KS_DEVICE void narrow(const Args& args) {
-  Narrow<Element, LAYOUT, KIND, BIAS, A, B, C, D, VECTORS, LANES, OUTPUTS, DEPTH, THREAD_LANES, THREAD_OUTPUTS, SPLIT, ALIGN, SHARED> kernel(args);
+  Narrow<Element, LAYOUT, KIND, BIAS, JOIN, A, B, C, D, VECTORS, LANES, OUTPUTS, DEPTH, THREAD_LANES, THREAD_OUTPUTS, SPLIT, ALIGN, SHARED> kernel(args);
   kernel.run();
 }
 

@@ -16,12 +16,13 @@
 namespace ks {
 
 // The numbers that the host prints, in its order.
-template <class T_, Activation ACTIVATION_, bool BIAS_, int A1_, int B1_, int C1_, int B2_, int C2_, int D2_, int CLUSTER_,
+template <class T_, Activation ACTIVATION_, bool BIAS_, Join JOIN_, int A1_, int B1_, int C1_, int B2_, int C2_, int D2_, int CLUSTER_,
           int ROW_GROUPS_, int MEMBERS_, int ITEM_UNITS_, int GROUP_OUTS_, int DEPTH_, int STAGES_, bool PREFETCH_, int CONSUMER_REGISTERS_>
 struct PairTile {
   using T = T_;
   static constexpr Activation ACTIVATION = ACTIVATION_;
   static constexpr bool BIAS = BIAS_;
+  static constexpr Join JOIN = JOIN_;
   static constexpr int A1 = A1_, B1 = B1_, C1 = C1_, B2 = B2_, C2 = C2_, D2 = D2_;
   static constexpr int CLUSTER = CLUSTER_;                  // blocks that share vectors
   static constexpr int ROW_GROUPS = ROW_GROUPS_;            // teams of warpgroups, 64 vectors each
@@ -164,20 +165,26 @@ template <class S> KS_DEVICE void pair_gather(u32 (&a)[8][4], const u8* hidden, 
   }
 }
 
-// The lanes of an item of one output after the other: bias, activation, runs of 16 or 32 bytes.
+// The lanes of an item of one output after the other: bias, activation, join, runs of 16 or 32 bytes (half of that for a gate).
 template <class S>
 KS_DEVICE void pair_store(const Args& args, float (&sums)[S::ITEM_LANES][S::GROUP_OUTS / 2], i64 n0, int out0, int j, u32 warp, u32 g, u32 q) {
   using T = typename S::T;
   KS_UNROLL
   for (int h = 0; h < 2; ++h) {
     const i64 n = n0 + warp * 16 + h * 8 + g;
-    u8* y = static_cast<u8*>(args.y) + n * (static_cast<i64>(S::B2) * S::D2 * 2);
+    const i64 row = n * (static_cast<i64>(S::B2) * S::D2 * 2 / outputs_of(S::JOIN));
+    u8* y = static_cast<u8*>(args.y) + row;
     KS_UNROLL
     for (int s = 0; s < S::GROUP_OUTS / 4; ++s) {
       const int o = out0 + s / 2 * 8 + q * 2 + s % 2;
+      const bool valid = n < args.n && o < S::B2;
       U4 units[S::ITEM_UNITS];
       KS_UNROLL
       for (int unit = 0; unit < S::ITEM_UNITS; ++unit) {
+        U4 residual = {};
+        if constexpr (S::JOIN == Join::Residual) {
+          if (valid) residual = load_global16(static_cast<const u8*>(args.residual) + row + (o * S::D2 + j + unit * 8) * 2);
+        }
         float v[8];
         KS_UNROLL
         for (int p = 0; p < 8; ++p) {
@@ -185,12 +192,25 @@ KS_DEVICE void pair_store(const Args& args, float (&sums)[S::ITEM_LANES][S::GROU
           if constexpr (S::BIAS) {
             if (o < S::B2) v[p] += T::load(args.bias, static_cast<i64>(o) * S::D2 + j + unit * 8 + p);
           }
-          v[p] = activate<S::ACTIVATION>(v[p]);
+          if (S::JOIN != Join::Gate || p % 2 == 0) v[p] = activate<S::ACTIVATION>(v[p]);
+          if constexpr (S::JOIN == Join::Residual) v[p] += Pack<T>::at(residual, p);
+        }
+        if constexpr (S::JOIN == Join::Gate) {
+          KS_UNROLL
+          for (int p = 0; p < 4; ++p) v[p] = v[2 * p] * v[2 * p + 1];
         }
         units[unit] = Pack<T>::unit(v);
       }
-      if constexpr (S::ITEM_UNITS == 1) {
-        if (n < args.n && o < S::B2) store_global16(y + (o * S::D2 + j) * 2, units[0]);
+      if constexpr (S::JOIN == Join::Gate) {
+        // Half of each unit is left.
+        u8* to = y + o * S::D2 + j;
+        if constexpr (S::ITEM_UNITS == 1) {
+          if (valid) store_global8(to, {{units[0].v[0], units[0].v[1]}});
+        } else {
+          if (valid) store_global16(to, {{units[0].v[0], units[0].v[1], units[1].v[0], units[1].v[1]}});
+        }
+      } else if constexpr (S::ITEM_UNITS == 1) {
+        if (valid) store_global16(y + (o * S::D2 + j) * 2, units[0]);
       } else {
         // Two threads share 32 bytes: the even one has the first halves of both their outputs, the odd one the second halves.
         const bool odd = q & 1;

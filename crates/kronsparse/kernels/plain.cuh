@@ -10,11 +10,12 @@
 
 namespace ks {
 
-template <class E, Layout LAYOUT, Activation KIND, bool BIAS, i64 A, i64 B, i64 C, i64 D, int LANES, int OUTPUTS, int VECTORS, int DEPTH,
+template <class E, Layout LAYOUT, Activation KIND, bool BIAS, Join JOIN, i64 A, i64 B, i64 C, i64 D, int LANES, int OUTPUTS, int VECTORS, int DEPTH,
           int RO, int RV>
 struct Plain {
   using Sum = typename E::Sum;
   static constexpr bool FIRST = LAYOUT == Layout::BatchFirst;
+  static_assert(JOIN != Join::Gate, "neighbouring outputs are different threads'");
   static constexpr int OUTPUT_THREADS = OUTPUTS / RO, VECTOR_THREADS = VECTORS / RV;
   static constexpr int THREADS = LANES * OUTPUT_THREADS * VECTOR_THREADS;
   static constexpr i64 LANE_TILES = (A * D + LANES - 1) / LANES, OUTPUT_TILES = (B + OUTPUTS - 1) / OUTPUTS;
@@ -133,7 +134,10 @@ struct Plain {
         for (int v = 0; v < RV; ++v) {
           const i64 batch = v0 + vector + v * VECTOR_THREADS;
           if (batch >= n) continue;
-          E::store(args.y, FIRST ? batch * (A * B * D) + feature : feature * n + batch, finish<E, KIND, BIAS>(sums[o][v], args.bias, feature));
+          const i64 place = FIRST ? batch * (A * B * D) + feature : feature * n + batch;
+          Sum result = finish<E, KIND, BIAS>(sums[o][v], args.bias, feature);
+          if constexpr (JOIN == Join::Residual) result += E::load(args.residual, place);
+          E::store(args.y, place, result);
         }
       }
     }

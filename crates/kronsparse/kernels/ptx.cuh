@@ -48,6 +48,19 @@ KS_DEVICE void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// Kernels of one stream may overlap at their ends (programmatic dependent launch, compute capability 9.0 and later): the next one is let
+// begin, and one that began early waits until all before it have ended, before it touches anything that they write or read.
+KS_DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+KS_DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Words from and to shared memory, from and to global memory. Pointers are aligned to the size.
 KS_DEVICE U4 load_shared16(const void* p) {
   U4 r;

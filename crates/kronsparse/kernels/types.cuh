@@ -43,19 +43,28 @@ template <class A> struct IsSame<A, A> { static constexpr bool value = true; };
 template <class T> struct Multiply { using Type = T; };
 template <> struct Multiply<F32> { using Type = TF32; };
 
-// Two f32 numbers rounded to a word of a 16-bit type.
+// Two f32 numbers rounded to a word of a 16-bit type, and back.
 template <class T> struct Pair;
-template <> struct Pair<F16> { static KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); } };
-template <> struct Pair<BF16> { static KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); } };
+template <> struct Pair<F16> {
+  static KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); }
+  static KS_DEVICE float at(u32 word, int k) { return widen_f16(static_cast<u16>(word >> (16 * k))); }
+};
+template <> struct Pair<BF16> {
+  static KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); }
+  static KS_DEVICE float at(u32 word, int k) { return widen_bf16(static_cast<u16>(word >> (16 * k))); }
+};
 
-// f32 numbers rounded to 16 bytes of the stored type.
+// f32 numbers rounded to 16 bytes of the stored type, and number `k` of these.
 template <class T> struct Pack {
+  static KS_DEVICE float at(const U4& unit, int k) { return float_of(unit.v[k]); }
   static KS_DEVICE U4 unit(const float (&v)[4]) { return {{bits(v[0]), bits(v[1]), bits(v[2]), bits(v[3])}}; }
 };
 template <> struct Pack<F16> {
+  static KS_DEVICE float at(const U4& unit, int k) { return Pair<F16>::at(unit.v[k / 2], k % 2); }
   static KS_DEVICE U4 unit(const float (&v)[8]) { return {{pack_f16(v[0], v[1]), pack_f16(v[2], v[3]), pack_f16(v[4], v[5]), pack_f16(v[6], v[7])}}; }
 };
 template <> struct Pack<BF16> {
+  static KS_DEVICE float at(const U4& unit, int k) { return Pair<BF16>::at(unit.v[k / 2], k % 2); }
   static KS_DEVICE U4 unit(const float (&v)[8]) { return {{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])}}; }
 };
 

@@ -1,4 +1,4 @@
-// From the sums of wgmma to Y: bias, activation, rounding, and stores of 16 bytes or of boxes.
+// From the sums of wgmma to Y: bias, activation, join, rounding, and stores of 16 bytes (8, of a gate) or of boxes.
 #pragma once
 #include "wgmma_tile.cuh"
 #include "wgmma_gather.cuh"
@@ -9,6 +9,9 @@ namespace ks {
 template <class S> struct Finish {
   using T = typename S::T;
   static constexpr int L = S::LANES_PER_GROUP;
+  static constexpr Join JOIN = S::JOIN;
+  static constexpr int OF = outputs_of(JOIN);
+  static_assert(JOIN != Join::Gate || (!S::LAST && S::UNIT % 2 == 0 && (S::STAGED_OUTS == 0 || L % 2 == 0)), "a thread has both outputs that are joined");
 
   // `group` numbers the warpgroups as rows, lanes, outputs.
   static KS_DEVICE void store(const Args& args, const TensorMap* y_map, const Ring<S>& ring, const Place& p, float (&sums)[S::PRODUCTS][S::SUMS],
@@ -29,8 +32,9 @@ template <class S> struct Finish {
           if constexpr (S::BIAS) bias = bias_of(args, feature);
           KS_UNROLL
           for (int s = 0; s < S::UNIT; ++s) v[s] = sums[s / 2][(m / 2) * 4 + (s % 2) * 2 + m % 2];
-          complete(v, bias);
-          store_global16(y + (feature * args.n + n0) * S::SIZE, Pack<T>::unit(v));
+          const i64 at = (feature * args.n + n0) * S::SIZE;
+          complete(v, bias, residual_of<16>(args, at, true));
+          store_global16(y + at, Pack<T>::unit(v));
         }
       }
     } else if constexpr (S::STAGED_OUTS != 0) {
@@ -59,9 +63,11 @@ template <class S> struct Finish {
                   if (o + at / L < S::B) v[e] += bias_of(args, feature + at);
                 }
               }
-              complete(v, 0.f);
               // B is a multiple of TOGETHER: a run is inside or outside.
-              if (n < args.n && o < S::B) store_global16(static_cast<u8*>(args.y) + (n * (S::A * S::B * S::D) + feature + u * S::UNIT) * S::SIZE, Pack<T>::unit(v));
+              const bool inside = n < args.n && o < S::B;
+              const i64 at = (n * (S::A * S::B * S::D) + feature + u * S::UNIT) * S::SIZE / OF;
+              complete(v, 0.f, residual_of<16>(args, at, inside));
+              if (inside) send(static_cast<u8*>(args.y) + at, Pack<T>::unit(v));
             }
           }
         }
@@ -105,12 +111,20 @@ template <class S> struct Finish {
                   if (out < S::B && j < S::D) v[e] += bias_of(args, (static_cast<i64>(p.super_block) * S::B + out) * S::D + j);
                 }
               }
-              complete(v, 0.f);
-              u8* to = buffer + ((row * S::STAGED_OUTS + o) * S::LANES + lane) * S::SIZE;
+              constexpr int BYTES = (L * S::SIZE >= 16 ? 16 : L * S::SIZE) / OF;
+              U4 residual = {};
+              if constexpr (JOIN == Join::Residual) {
+                const int out = out0 + round * S::STAGED_OUTS + o, j = p.lane_tile * S::LANES + lane;
+                const i64 n = p.row_tile * S::ROWS + row, feature = (static_cast<i64>(p.super_block) * S::B + out) * S::D + j;
+                residual = residual_of<BYTES>(args, (n * (S::A * S::B * S::D) + feature) * S::SIZE, n < args.n && out < S::B && j < S::D);
+              }
+              complete(v, 0.f, residual);
+              u8* to = buffer + ((row * S::STAGED_OUTS + o) * S::LANES + lane) * S::SIZE / OF;
               const U4 unit = Pack<T>::unit(v);
-              if constexpr (L * S::SIZE >= 16) store_shared16(to, unit);
-              else if constexpr (L * S::SIZE == 8) store_shared8(to, {{unit.v[0], unit.v[1]}});
-              else store_shared4(to, unit.v[0]);
+              if constexpr (BYTES == 16) store_shared16(to, unit);
+              else if constexpr (BYTES == 8) store_shared8(to, {{unit.v[0], unit.v[1]}});
+              else if constexpr (BYTES == 4) store_shared4(to, unit.v[0]);
+              else store_shared2(to, static_cast<u16>(unit.v[0]));
             }
           }
         }
@@ -120,16 +134,41 @@ template <class S> struct Finish {
       if (sender) {
         const int out = out0 + round * S::STAGED_OUTS, row = static_cast<int>(p.row_tile * S::ROWS);
         // With all lanes, the outputs of a vector are one run.
-        if constexpr (S::LANES == S::D) tensor_store(y_map, buffer, out * S::D, p.super_block, row, 0);
-        else tensor_store(y_map, buffer, p.lane_tile * S::LANES, out, p.super_block, row);
+        if constexpr (S::LANES == S::D) tensor_store(y_map, buffer, out * S::D / OF, p.super_block, row, 0);
+        else tensor_store(y_map, buffer, p.lane_tile * S::LANES / OF, out, p.super_block, row);
         bulk_commit();
       }
     }
   }
   static KS_DEVICE float bias_of(const Args& args, i64 at) { return T::load(args.bias, at); }
-  static KS_DEVICE void complete(float (&v)[S::UNIT], float bias) {
+  // What is added to the outputs from byte `at` of Y on.
+  template <int BYTES> static KS_DEVICE U4 residual_of(const Args& args, i64 at, bool inside) {
+    U4 r = {};
+    if constexpr (JOIN == Join::Residual) {
+      if (!inside) return {};
+      const u8* from = static_cast<const u8*>(args.residual) + at;
+      if constexpr (BYTES == 16) r = load_global16(from);
+      else if constexpr (BYTES == 8) { const U2 w = load_global8(from); r.v[0] = w.v[0], r.v[1] = w.v[1]; }
+      else r.v[0] = load_global4(from);
+    }
+    return r;
+  }
+  // 16 bytes, or the half of them that a gate leaves.
+  static KS_DEVICE void send(u8* to, const U4& unit) {
+    if constexpr (OF == 1) store_global16(to, unit);
+    else store_global8(to, {{unit.v[0], unit.v[1]}});
+  }
+  static KS_DEVICE void complete(float (&v)[S::UNIT], float bias, const U4& residual) {
     KS_UNROLL
-    for (int e = 0; e < S::UNIT; ++e) v[e] = activate<S::ACTIVATION>(v[e] + bias);
+    for (int e = 0; e < S::UNIT; ++e) {
+      v[e] += bias;
+      if (JOIN != Join::Gate || e % 2 == 0) v[e] = activate<S::ACTIVATION>(v[e]);
+      if constexpr (JOIN == Join::Residual) v[e] += Pack<T>::at(residual, e);
+    }
+    if constexpr (JOIN == Join::Gate) {
+      KS_UNROLL
+      for (int e = 0; e < S::UNIT / 2; ++e) v[e] = v[2 * e] * v[2 * e + 1];
+    }
   }
 };
 

@@ -15,7 +15,7 @@ enum class Geometry {
 };
 
 // The numbers that the host prints, in its order (plan/gpu/lanes_wgmma.rs explains each).
-template <class T_, Geometry GEOMETRY_, Activation ACTIVATION_, bool BIAS_, int A_, int B_, int C_, int D_, int LANES_PER_GROUP_,
+template <class T_, Geometry GEOMETRY_, Activation ACTIVATION_, bool BIAS_, Join JOIN_, int A_, int B_, int C_, int D_, int LANES_PER_GROUP_,
           int LANE_GROUPS_, int ROW_GROUPS_, int OUT_GROUPS_, int OUTS_PER_GROUP_, int MTILES_, int DEPTH_, int STAGES_, int SHARE_X_,
           int SHARE_W_, int STAGED_OUTS_, int TOGETHER_, int PIECE_, bool SPREAD_ROWS_, int CONSUMER_REGISTERS_>
 struct WgmmaTile {
@@ -23,6 +23,7 @@ struct WgmmaTile {
   static constexpr Geometry GEOMETRY = GEOMETRY_;
   static constexpr Activation ACTIVATION = ACTIVATION_;
   static constexpr bool BIAS = BIAS_, SPREAD_ROWS = SPREAD_ROWS_;
+  static constexpr Join JOIN = JOIN_;
   static constexpr int A = A_, B = B_, C = C_, D = D_;
   static constexpr int LANES_PER_GROUP = LANES_PER_GROUP_, LANE_GROUPS = LANE_GROUPS_, ROW_GROUPS = ROW_GROUPS_;
   static constexpr int OUT_GROUPS = OUT_GROUPS_, OUTS_PER_GROUP = OUTS_PER_GROUP_, MTILES = MTILES_;

@@ -31,7 +31,7 @@ pub mod transform;
 
 pub use error::{Error, Result};
 pub use pattern::{Chain, ChainPattern, ChainSpec, Factor, Layer, Matrix, Pattern};
-pub use plan::{Activation, Layout};
+pub use plan::{Activation, Join, Layout};
 pub use scalar::{DType, Scalar};
 
 /// `‖out − expected‖_F / ‖expected‖_F` in f64; `‖out‖_F` where `expected` is zero. The error measure of the project.

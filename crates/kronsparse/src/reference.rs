@@ -1,7 +1,7 @@
 //! The oracle: nested loops in f64 (or complex f64) over the definition. Dull on purpose, and never optimised.
 
 use crate::scalar::Wide;
-use crate::{Activation, Chain, Factor, Layout, Scalar};
+use crate::{Activation, Chain, Factor, Join, Layout, Scalar};
 
 /// `K x` for one vector of wide numbers.
 fn factor_vector<T: Scalar>(factor: &Factor<T>, x: &[T::Wide]) -> Vec<T::Wide> {
@@ -51,4 +51,39 @@ pub fn multiply<T: Scalar>(
         }
     }
     y
+}
+
+/// [`multiply`], and then the join: `residual` is laid out as the result, and empty where nothing is added.
+pub fn multiply_joined<T: Scalar>(
+    chain: &Chain<T>,
+    bias: Option<&[T]>,
+    activation: Activation,
+    join: Join,
+    (x, residual): (&[T], &[T]),
+    n: usize,
+    layout: Layout,
+) -> Vec<T::Wide> {
+    match join {
+        Join::None => multiply(chain, bias, activation, x, n, layout),
+        Join::Residual => {
+            let mut y = multiply(chain, bias, activation, x, n, layout);
+            assert_eq!(residual.len(), y.len(), "the residual must have n · rows elements");
+            y.iter_mut().zip(residual).for_each(|(y, r)| *y += r.widen());
+            y
+        }
+        Join::Gate => {
+            let rows = chain.rows();
+            assert_eq!(rows % 2, 0, "the rows of a gated chain come in twos");
+            let v = multiply(chain, bias, Activation::None, x, n, layout);
+            let mut y = vec![T::Wide::ZERO; n * rows / 2];
+            for batch in 0..n {
+                for row in 0..rows / 2 {
+                    let of = |row: usize| v[layout.index(batch, row, n, rows)].parts().0;
+                    let value = activation.apply(of(2 * row)) * of(2 * row + 1);
+                    y[layout.index(batch, row, n, rows / 2)] = T::Wide::from_parts(value, 0.0);
+                }
+            }
+            y
+        }
+    }
 }

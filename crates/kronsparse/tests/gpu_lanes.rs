@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kronsparse::cuda::{compile, libraries};
 use kronsparse::plan::gpu::{GpuMachine, GpuPlan, GpuProblem, Precision};
-use kronsparse::{Activation, DType, Layout, Pattern};
+use kronsparse::{Activation, DType, Join, Layout, Pattern};
 
 /// Lanes of every kind: whole rows, units of 16 and 8 bytes, odd numbers.
 const PATTERNS: [&str; 11] = [
@@ -36,7 +36,17 @@ fn problems() -> Vec<GpuProblem> {
                 for batch in [1, 16, 1024, 25088] {
                     let (activation, bias) = (Activation::ALL[(at + batch) % 5], at % 2 == 0);
                     let aligned = (at + batch) % 7 != 0;
-                    all.push(GpuProblem { pattern, dtype, precision, layout, batch, aligned, bias, activation });
+                    all.push(GpuProblem {
+                        pattern,
+                        dtype,
+                        precision,
+                        layout,
+                        batch,
+                        aligned,
+                        bias,
+                        activation,
+                        join: Join::None,
+                    });
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kronsparse::cuda::{cache, compile, libraries};
 use kronsparse::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, Precision, Rejected, plain};
-use kronsparse::{Activation, DType, Error, Layout, Pattern};
+use kronsparse::{Activation, DType, Error, Join, Layout, Pattern};
 
 const REAL: [DType; 4] = [DType::F16, DType::Bf16, DType::F32, DType::F64];
 const PATTERNS: [[usize; 4]; 9] = [
@@ -25,7 +25,7 @@ fn problem(pattern: [usize; 4], dtype: DType, layout: Layout, batch: usize) -> G
     let [a, b, c, d] = pattern;
     let pattern = Pattern::new(a, b, c, d).unwrap();
     let (precision, activation) = (Precision::Full, Activation::None);
-    GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+    GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation, join: Join::None }
 }
 
 fn problems() -> Vec<GpuProblem> {

@@ -7,32 +7,43 @@ call.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._engine import apply_cpu, apply_cuda, check
+from ._engine import apply_cpu, apply_cuda, apply_cuda_frozen, check
+from ._products import by_products, has_many
 
 _library = torch.library.Library("kronsparse", "DEF")
-_library.define(
-    "apply(Tensor x, Tensor[] weights, Tensor? bias, bool adjoint, bool cache) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.impl("apply", apply_cpu, "CPU")
+_ARGUMENTS = "(Tensor x, Tensor[] weights, Tensor? bias, bool adjoint, bool cache, bool cast=False) -> Tensor"
+# A CUDA graph holds weights as they were packed, and whoever replays it does not ask whether they have changed. So the
+# graphs that torch.compile records by itself leave the operation out, unless the weights are frozen.
+_library.define("apply" + _ARGUMENTS, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe))
+_library.define("apply_frozen" + _ARGUMENTS, tags=(torch.Tag.pt2_compliant_tag,))
+for _name in ("apply", "apply_frozen"):
+    _library.impl(_name, apply_cpu, "CPU")
 _library.impl("apply", apply_cuda, "CUDA")
+_library.impl("apply_frozen", apply_cuda_frozen, "CUDA")
 
 #: ``apply(x, weights, bias, adjoint, cache)``: ``x @ W.T + bias``, or ``x @ W.conj() + bias`` with the conjugate
-#: transpose of the chain; weights left to right. ``cache`` allows packed weights to be kept for later calls.
+#: transpose of the chain; weights left to right. ``cache`` allows packed weights to be kept for later calls; ``cast``
+#: says that weights and bias have another dtype than ``x``, to which they are rounded first (on a GPU: once).
 apply = torch.ops.kronsparse.apply.default
+#: The same for weights that are not trained and not changed in place: see ``KSLinear.refresh``.
+apply_frozen = torch.ops.kronsparse.apply_frozen.default
 
 
-def _fake(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
-    rows, _ = check(x, weights, bias, adjoint)
+def _fake(
+    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cache: bool, cast: bool = False
+) -> Tensor:
+    rows, _ = check(x, weights, bias, adjoint, cast)
     return x.new_empty((*x.shape[:-1], rows))
 
 
-torch.library.register_fake("kronsparse::apply", _fake, lib=_library)
+for _name in ("apply", "apply_frozen"):
+    torch.library.register_fake(f"kronsparse::{_name}", _fake, lib=_library)
 
 
 class _Apply(torch.autograd.Function):
@@ -40,35 +51,53 @@ class _Apply(torch.autograd.Function):
     rebuilds trees of arguments at every call, which takes longer than a small multiplication."""
 
     @staticmethod
-    def forward(
-        ctx: Any, keys: Any, adjoint: bool, cache: bool, x: Tensor, bias: Tensor | None, *weights: Tensor
-    ) -> Tensor:
-        ctx.adjoint, ctx.cache = adjoint, cache
-        ctx.save_for_backward(x, *weights)
-        return _below(keys, x, weights, bias, adjoint, cache)
+    def forward(ctx: Any, keys: Any, apply: Any, how: Any, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+        ctx.adjoint, *ctx.rest = how
+        ctx.operation = apply
+        # Inputs are large, and only gradients of weights need them.
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[5:]) else None, *weights)
+        return _below(keys, apply, x, weights, bias, how)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         x, *weights = ctx.saved_tensors
+        how = ctx
+        if has_many(gradient):
+            how = SimpleNamespace(operation=by_products, adjoint=ctx.adjoint, rest=())
         wants_x, wants_bias, *wants_weights = ctx.needs_input_grad[3:]
         bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if wants_bias else None
         if any(wants_weights):
-            back, found = _backward(ctx, gradient, x, weights, wants_x, wants_weights)
+            back, found = _backward(how, gradient, x, weights, wants_x, wants_weights)
         else:
-            back = apply(gradient, weights, None, not ctx.adjoint, ctx.cache) if wants_x else None
+            back = how.operation(gradient, weights, None, not how.adjoint, *how.rest) if wants_x else None
             found = [None] * len(weights)
         return None, None, None, back, bias, *found
 
 
-def _below(keys: Any, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
+def _below(keys: Any, apply: Any, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, how: Any) -> Tensor:
     with torch._C._AutoDispatchBelowAutograd():
-        return apply.redispatch(keys & torch._C._after_autograd_keyset, x, list(weights), bias, adjoint, cache)
+        return apply.redispatch(keys & torch._C._after_autograd_keyset, x, list(weights), bias, *how)
 
 
-def _autograd(keys: Any, x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool) -> Tensor:
-    if torch.is_grad_enabled() and needs_gradient(x, weights, bias):
-        return _Apply.apply(keys, adjoint, cache, x, bias, *weights)
-    return _below(keys, x, weights, bias, adjoint, cache)
+def _autograd(apply: Any) -> Any:
+    def run(
+        keys: Any,
+        x: Tensor,
+        weights: list[Tensor],
+        bias: Tensor | None,
+        adjoint: bool,
+        cache: bool,
+        cast: bool = False,
+    ) -> Tensor:
+        if torch.is_grad_enabled() and needs_gradient(x, weights, bias):
+            if cast:
+                # Gradients flow through the cast.
+                weights, cast = [weight.to(x.dtype) for weight in weights], False
+                bias = None if bias is None else bias.to(x.dtype)
+            return _Apply.apply(keys, apply, (adjoint, cache, cast), x, bias, *weights)
+        return _below(keys, apply, x, weights, bias, (adjoint, cache, cast))
+
+    return run
 
 
 def needs_gradient(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> bool:
@@ -78,7 +107,8 @@ def needs_gradient(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) ->
     return any(weight.requires_grad for weight in weights)
 
 
-_library.impl("apply", _autograd, "Autograd", with_keyset=True)
+for _operation in (apply, apply_frozen):
+    _library.impl(_operation, _autograd(_operation), "Autograd", with_keyset=True)
 
 
 def _backward(
@@ -93,7 +123,7 @@ def _backward(
     first, last = wanted[0], wanted[-1]
     inputs = [x]
     for at in order[:last]:
-        inputs.append(apply(inputs[-1], [weights[at]], None, ctx.adjoint, ctx.cache))
+        inputs.append(ctx.operation(inputs[-1], [weights[at]], None, ctx.adjoint, *ctx.rest))
     found: list[Tensor | None] = [None] * len(weights)
     for place in range(len(order) - 1, -1, -1):
         at = order[place]
@@ -103,9 +133,9 @@ def _backward(
         if place == first:
             # No other weight asks for it: the rest of the way in one pass.
             rest = [weights[at] for at in sorted(order[: place + 1])]
-            gradient = apply(gradient, rest, None, not ctx.adjoint, ctx.cache) if wants_x else gradient
+            gradient = ctx.operation(gradient, rest, None, not ctx.adjoint, *ctx.rest) if wants_x else gradient
             break
-        gradient = apply(gradient, [weights[at]], None, not ctx.adjoint, ctx.cache)
+        gradient = ctx.operation(gradient, [weights[at]], None, not ctx.adjoint, *ctx.rest)
     return gradient if wants_x else None, found
 
 

@@ -89,8 +89,8 @@ def convert(
     a share it takes the chain of the smallest blocks.
 
     Kept, with the reason in the table: subclasses of ``nn.Linear`` (others read their weights), weights that several
-    modules share, and layers for which no chain fits a share. A chain that does not fit a layer is a ValueError, before
-    anything is replaced.
+    modules share, weights on the meta device unless ``fresh``, and layers for which no chain fits a share. A chain that
+    does not fit a layer is a ValueError, before anything is replaced.
 
     ``progress(done, total, name)`` is called before each layer. The model keeps its dtype, device, hooks outside of the
     layers and mode.
@@ -115,7 +115,7 @@ def convert(
                 matched.add(glob)
                 rule = what
                 break
-        reason = _why_not(name, module, owners)
+        reason = _why_not(name, module, owners, fresh)
         if reason is None and rule is None:
             reason = "no rule" if budget is None else "a rule keeps it"
         if reason is None:
@@ -145,8 +145,23 @@ def convert(
     for name, layer in replaced:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer)
+    _without_shortcuts(model)
     order = [name for name, _ in model.named_modules() if name in rows]
     return Table(rows[name] for name in order)
+
+
+def _without_shortcuts(model: nn.Module) -> None:
+    """PyTorch's own encoders have a shortcut for inference that reads the weights of their linear layers: those that
+    have chains now take the usual way, which calls the layers."""
+    changed = []
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and KSLinear in (type(module.linear1), type(module.linear2)):
+            # As for an activation that the shortcut does not know.
+            module.activation_relu_or_gelu = 0
+            changed.append(module)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(layer in changed for layer in module.layers):
+            module.use_nested_tensor = False
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
@@ -157,10 +172,10 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
     return owners
 
 
-def _why_not(name: str, linear: nn.Linear, owners: dict[int, list[str]]) -> str | None:
+def _why_not(name: str, linear: nn.Linear, owners: dict[int, list[str]], fresh: bool) -> str | None:
     if type(linear) is not nn.Linear:
         return f"a subclass of nn.Linear, {type(linear).__name__}"
-    if linear.weight.is_meta:
+    if linear.weight.is_meta and not fresh:
         return "its weight is on the meta device"
     others = [other for other in owners.get(id(linear.weight), []) if other != f"{name}.weight"]
     if others:

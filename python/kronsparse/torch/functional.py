@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ._engine import apply_cpu, apply_cuda, cast_kept, check
-from ._ops import apply, needs_gradient
+from ._learning import learn
+from ._ops import apply, apply_frozen, needs_gradient
+from ._products import by_products, is_transformed
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _cuda_training = "torch"
@@ -43,28 +44,31 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
     weights = list(weights)
     if not weights:
         raise ValueError("weights: expected at least one factor, found none")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, found {type(x).__name__}")
     kind = x.device.type
+    learns = any(weight.requires_grad for weight in weights)
+    cast = False
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         if x.dtype in _FLOATS:
             x = x.to(dtype)
-        # On a GPU packing takes long: what is cast is kept, unless gradients must flow through the cast or a compiler
-        # looks.
-        keep = (
-            kind == "cuda"
-            and not torch.compiler.is_compiling()
-            and not torch.is_grad_enabled()
-            and not _is_transformed()
-        )
-        cast = cast_kept if keep else Tensor.to
-        weights = [cast(weight, dtype) if weight.dtype in _FLOATS else weight for weight in weights]
-        if bias is not None and bias.dtype in _FLOATS:
-            bias = cast(bias, dtype)
+        given = weights if bias is None else [*weights, bias]
+        fixed = kind == "cuda" and not (torch.is_grad_enabled() and any(t.requires_grad for t in given))
+        if fixed and torch.compiler.is_compiling():
+            # The operation does it, which knows the weights themselves.
+            cast = x.dtype == dtype and all(t.dtype in _FLOATS for t in given)
+        if not cast:
+            # On a GPU packing takes long: what is cast is kept, unless gradients must flow through the cast.
+            fixed = fixed and not torch.compiler.is_compiling() and not is_transformed()
+            to = cast_kept if fixed else Tensor.to
+            weights = [to(weight, dtype) if weight.dtype in _FLOATS else weight for weight in weights]
+            bias = to(bias, dtype) if bias is not None and bias.dtype in _FLOATS else bias
     records = torch.is_grad_enabled() and needs_gradient(x, weights, bias)
     if not torch.compiler.is_compiling():
-        if _is_transformed():
+        if is_transformed():
             check(x, weights, bias, False)
-            return _by_products(x, weights, bias)
+            return by_products(x, weights, bias)
         if (
             not records
             and type(x) is Tensor
@@ -77,24 +81,13 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
                 return apply_cpu(x, weights, bias, False, True)
             if kind == "cuda":
                 return apply_cuda(x, weights, bias, False, True)
-    trains = records and any(weight.requires_grad for weight in weights)
+    trains = records and learns
     if trains and kind == "cuda" and _cuda_training == "torch":
         check(x, weights, bias, False)
-        return _by_products(x, weights, bias)
+        # Compilers move and merge plain operations.
+        watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
+        return by_products(x, weights, bias) if watched else learn(x, weights, bias)
+    if kind == "cuda" and not learns and (bias is None or not bias.requires_grad):
+        return apply_frozen(x, weights, bias, False, True, cast)
     # While gradients of weights are recorded nothing is kept: an optimizer is about to change them.
-    return apply(x, weights, bias, False, not trains)
-
-
-def _is_transformed() -> bool:
-    """Whether ``torch.func`` or forward-mode differentiation is at work: custom operations' gradients know neither."""
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _by_products(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
-    """The same by PyTorch's own operations, which every transform knows."""
-    lead = x.shape[:-1]
-    for weight in reversed(weights):
-        a, b, c, d = weight.shape
-        x = torch.einsum("nilj,iolj->nioj", x.reshape(-1, a, c, d), weight).reshape(-1, a * b * d)
-    x = x.reshape(*lead, x.shape[-1])
-    return x if bias is None else x + bias
+    return apply(x, weights, bias, False, not trains, cast)

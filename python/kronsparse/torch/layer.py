@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from .. import _kronsparse
 from .._chain import Chain
@@ -27,7 +29,11 @@ class KSLinear(nn.Module):
 
     ``chain`` is a ``kronsparse.Chain`` whose weights are copied, or, like ``patterns``, a list of patterns left to
     right or text (``"monarch:32,32"``, ``"(1,64,64,64)(64,64,64,1)"``), for which weights are drawn. ``factors`` holds
-    one parameter of shape ``(a, b, c, d)`` per factor, named ``factors.0 …`` in a ``state_dict``.
+    one parameter of shape ``(a, b, c, d)`` per factor, named ``factors.0 …`` in a ``state_dict``. There is no
+    ``weight``: ``to_dense`` makes one.
+
+    On a GPU calls on several streams wait for each other, since a chain has working memory; CUDA graphs that hold the
+    same layer must not be replayed at the same time.
 
     ValueError for a chain of another shape than ``(out_features, in_features)``.
     """
@@ -35,6 +41,8 @@ class KSLinear(nn.Module):
     in_features: int
     out_features: int
     bias: Tensor | None
+    #: The short way of a forward that nobody watches, as long as the parameters are what they were.
+    _call: Any = None
 
     def __init__(
         self,
@@ -64,6 +72,8 @@ class KSLinear(nn.Module):
             self.bias = nn.Parameter(torch.empty(out_features, **factory))
         else:
             self.register_parameter("bias", None)
+        self.register_load_state_dict_pre_hook(_before_loading)
+        self.register_load_state_dict_post_hook(_after_loading)
         self.reset_parameters()
         if given is not None:
             with torch.no_grad():
@@ -83,13 +93,39 @@ class KSLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, in_features)`` to ``(…, out_features)``."""
-        factors = self.factors
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             # A ParameterList takes microseconds to list; a parametrized one holds its parameters elsewhere.
-            plain = factors._parameters
-            if len(plain) == len(self.patterns):
-                return ks_linear(x, list(plain.values()), self.bias)
-        return ks_linear(x, list(factors), self.bias)
+            plain = self._modules["factors"]._parameters  # type: ignore[union-attr]
+            if self._call is not None:
+                y = self._call.run(x, plain, self._parameters)
+                if y is not None:
+                    return y
+            if tuple(plain) == _names(len(self.patterns)):
+                weights, bias = list(plain.values()), self.bias
+                y = ks_linear(x, weights, bias)
+                # Not through nn.Module, which would look what it is given.
+                self.__dict__["_call"] = _engine.call_of(weights, bias)
+                return y
+        return ks_linear(x, list(self.factors), self.bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_call"}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Parameters that move leave what was packed of them, which might forbid to swap them.
+        self._leave_packed()
+        super()._apply(fn, recurse)
+        for factor in self.factors:
+            # Four dimensions do not make an image: ``to(memory_format=torch.channels_last)`` is not meant.
+            if not factor.is_contiguous() and type(factor) is nn.Parameter:
+                factor.data = factor.data.contiguous()
+        return self
+
+    def _leave_packed(self) -> None:
+        self.__dict__["_call"] = None
+        for parameter in [*self.factors, self.bias]:
+            if parameter is not None:
+                _engine.forget(parameter)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
@@ -116,9 +152,17 @@ class KSLinear(nn.Module):
         return torch.from_numpy(chain.to_dense()).to(first.device, first.dtype)
 
     def refresh(self) -> None:
-        """Packs the weights again at the next call. Needed only after single numbers were changed through ``.data`` (on
-        a GPU: anything): PyTorch does not count those changes."""
-        _engine.forget(self.factors[0])
+        """Packs the weights again at the next call. Needed only
+
+        * after single numbers were changed (on a GPU: anything) in a way that PyTorch does not count: through
+          ``.data``, by collective communication, by the replay of a CUDA graph, by a fused optimizer that is compiled;
+        * after frozen weights (without ``requires_grad``) on a GPU were changed in place, if ``torch.compile`` has
+          recorded CUDA graphs of them (``mode="reduce-overhead"``): the graphs are then recorded again.
+          ``load_state_dict`` does it. A graph that you captured by yourself keeps the weights that it was captured
+          with.
+        """
+        if not _engine.renew(list(self.factors), self.bias):
+            _engine.forget(self.factors[0])
 
     @classmethod
     def from_linear(
@@ -191,6 +235,21 @@ class KSLinear(nn.Module):
                     raise ValueError(f"bias: expected shape ({layer.out_features},), found {tuple(bias.shape)}")
                 layer.bias.copy_(bias)  # type: ignore[union-attr]
         return layer
+
+
+@functools.cache
+def _names(count: int) -> tuple[str, ...]:
+    """How a list of so many parameters names them. Pruning, say, takes one out and puts others there."""
+    return tuple(str(at) for at in range(count))
+
+
+def _before_loading(layer: KSLinear, *_: Any) -> None:
+    if torch.__future__.get_swap_module_params_on_conversion():
+        layer._leave_packed()
+
+
+def _after_loading(layer: KSLinear, _: Any) -> None:
+    _engine.renew(list(layer.factors), layer.bias)
 
 
 def _uniform(tensor: Tensor, bound: float) -> None:

@@ -9,7 +9,7 @@ use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{self, ChainProblem, Choice, FusedPlan, GpuMachine, GpuProblem};
 use kronsparse::plan::permutation::{Permutation, Problem};
 use kronsparse::plan::product::Order;
-use kronsparse::{Activation, Layout};
+use kronsparse::{Activation, Join, Layout};
 
 use crate::{Definition, Result};
 
@@ -42,8 +42,17 @@ pub fn sources(
         if auto || ours {
             let chain = case.problem.chain.clone();
             let (precision, activation) = (case.kind.precision(), Activation::None);
-            let problem =
-                ChainProblem { chain, dtype, precision, layout, batch, aligned: true, bias: false, activation };
+            let problem = ChainProblem {
+                chain,
+                dtype,
+                precision,
+                layout,
+                batch,
+                aligned: true,
+                bias: false,
+                activation,
+                join: Join::None,
+            };
             for at in 0..patterns.len() {
                 for count in (2..=patterns.len() - at).filter(|count| *count == 2 || *count == patterns.len()) {
                     let plans = FusedPlan::promising(&problem.part(at, count), machine);
@@ -53,8 +62,17 @@ pub fn sources(
         }
         for &pattern in patterns {
             let (precision, activation) = (case.kind.precision(), Activation::None);
-            let problem =
-                |aligned| GpuProblem { pattern, dtype, precision, layout, batch, aligned, bias: false, activation };
+            let problem = |aligned| GpuProblem {
+                pattern,
+                dtype,
+                precision,
+                layout,
+                batch,
+                aligned,
+                bias: false,
+                activation,
+                join: Join::None,
+            };
             for aligned in [true, false].into_iter().filter(|_| ours) {
                 all.extend(gpu::choose(&problem(aligned), machine).map(|plan| plan.source()));
             }

@@ -45,6 +45,7 @@ void sync_block();
 void sync_warp();
 void sync_some(u32 id, u32 threads);
 void sync_cluster();
+void wait_for_previous();
 
 void load_shared(const void* from, void* to, u32 bytes);
 void store_shared(void* to, const void* from, u32 bytes);
@@ -108,6 +109,8 @@ KS_DEVICE void sync_block() { emulated::sync_block(); }
 KS_DEVICE void sync_warp() { emulated::sync_warp(); }
 KS_DEVICE void sync_some(u32 id, u32 threads) { emulated::sync_some(id, threads); }
 KS_DEVICE void sync_cluster() { emulated::sync_cluster(); }
+KS_DEVICE void let_next_begin() {}
+KS_DEVICE void wait_for_previous() { emulated::wait_for_previous(); }
 
 KS_DEVICE U4 load_shared16(const void* p) { return emulated::loaded_shared<U4>(p); }
 KS_DEVICE U2 load_shared8(const void* p) { return emulated::loaded_shared<U2>(p); }

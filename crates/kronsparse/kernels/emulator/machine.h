@@ -151,6 +151,7 @@ struct Thread {
   std::vector<Multiplication> products_open;
   std::deque<std::vector<Multiplication>> products;
   bool products_fenced = false;
+  bool waited = false;  // for the kernels before
   u32 keep = 0;      // groups that the present wgmma_wait leaves under way
 };
 
@@ -205,6 +206,7 @@ struct Launch {
   std::vector<TensorMap> maps;
   u32 grid = 1, threads = 32, cluster = 1, shared_bytes = 0;
   u32 blocks = 1;     // that a multiprocessor must hold at once
+  bool overlaps = false;  // kernels before may not have ended when it begins
   bool late = false;  // asynchronous work as late as possible, threads in reverse order
   std::vector<Buffer> buffers;
 };

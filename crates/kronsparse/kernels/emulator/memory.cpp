@@ -188,6 +188,8 @@ u8* global(const void* p, u64 bytes, u32 alignment, bool write, const char* what
     const auto base = reinterpret_cast<std::uintptr_t>(b.base);
     if (address >= base && address + bytes <= base + b.bytes) {
       if (!aligned(p, alignment)) fail("%s: %s+%llu lies at an address that is not a multiple of %u", what, b.name.c_str(), static_cast<u64>(address - base), alignment);
+      if (machine.launch->overlaps && !self().waited && b.name != "w" && b.name != "bias")
+        fail("%s: %s is touched before wait_for_previous: another kernel may not be done with it", what, b.name.c_str());
       if (write && !b.writable) fail("%s: writes %llu bytes at %s+%llu, which is only for reading", what, bytes, b.name.c_str(), static_cast<u64>(address - base));
       if (!write && b.writable) fail("%s: reads %llu bytes at %s+%llu, which this launch writes", what, bytes, b.name.c_str(), static_cast<u64>(address - base));
       return static_cast<u8*>(const_cast<void*>(p));
@@ -199,6 +201,8 @@ u8* global(const void* p, u64 bytes, u32 alignment, bool write, const char* what
   fail("%s: %llu bytes at %s%+lld, out of bounds: it has %llu bytes", what, bytes, nearest->name.c_str(),
        static_cast<long long>(address - reinterpret_cast<std::uintptr_t>(nearest->base)), nearest->bytes);
 }
+
+void wait_for_previous() { self().waited = true; }
 
 void mark_global(const u8* p, u64 bytes, const char* what) {
   for (Buffer& b : machine.launch->buffers) {

@@ -78,10 +78,11 @@ void one() {
   launch.cluster = static_cast<u32>(number());
   launch.shared_bytes = static_cast<u32>(number());
   launch.args.n = static_cast<i64>(number());
+  launch.overlaps = number() != 0;
   const unsigned seconds = static_cast<unsigned>(number());
-  const char* names[] = {"x", "w", "bias", "y"};
+  const char* names[] = {"x", "w", "bias", "y", "residual"};
   std::vector<std::unique_ptr<Fenced>> buffers;
-  for (int at = 0; at < 4; at++) {
+  for (int at = 0; at < 5; at++) {
     const bool present = number() != 0;
     const u64 offset = number();
     const std::vector<u8> data = bytes();
@@ -89,7 +90,7 @@ void one() {
     if (!present) continue;
     const bool writable = at == 3;
     launch.buffers.push_back({names[at], buffers[at]->data, data.size(), writable, std::vector<u8>(writable ? data.size() : 0, 0)});
-    const void** fields[] = {&launch.args.x, &launch.args.w, &launch.args.bias, const_cast<const void**>(&launch.args.y)};
+    const void** fields[] = {&launch.args.x, &launch.args.w, &launch.args.bias, const_cast<const void**>(&launch.args.y), &launch.args.residual};
     *fields[at] = buffers[at]->data;
   }
   for (u64 maps = number(); maps > 0; maps--) {

@@ -25,7 +25,7 @@ pub const SHORTEST: f64 = 40e-6;
 /// Watts of a way of multiplying.
 pub(super) fn watts(way: StepWay<'_>) -> f64 {
     match way {
-        StepWay::Several(_) | StepWay::One(Choice::Kernel(_)) => KERNEL,
+        StepWay::Several(_) | StepWay::Pass(_) | StepWay::One(Choice::Kernel(_)) => KERNEL,
         StepWay::One(Choice::Library(Algorithm::PermuteBmm)) => PERMUTE_BMM,
         StepWay::One(Choice::Library(_)) => DENSE,
     }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::target::{Case, Cost, Gpu, cost};
 use super::{bounds, energy};
 use crate::plan::gpu::{Choice, Cut, FusedPlan, GpuProblem, StepWay, cuts, libraries as library, ranked};
-use crate::{Activation, ChainPattern, Error, Pattern, Result};
+use crate::{Activation, ChainPattern, Error, Join, Pattern, Result};
 
 /// The estimates of this project's kernels for one factor are at least so many times a launch plus the larger of bytes and
 /// operations at the machine's rates: of 22,000 patterns of five shapes one in twenty is below, none under 1.1.
@@ -144,8 +144,8 @@ impl<'a> Planner<'a> {
             return bounds::of_several(FusedPlan::FAMILIES[family], part, &self.case, machine);
         }
         let &[pattern] = part else { return None };
-        let (activation, aligned, bias) = (Activation::None, true, false);
-        let problem = GpuProblem { pattern, dtype, precision, layout, batch, aligned, bias, activation };
+        let (activation, join, aligned, bias) = (Activation::None, Join::None, true, false);
+        let problem = GpuProblem { pattern, dtype, precision, layout, batch, aligned, bias, activation, join };
         let memory = problem.bytes() / machine.bytes_per_second;
         let kernel = KERNEL * (LAUNCH + memory.max(problem.flops() / machine.flops.peak(dtype, precision)));
         let Some(limit) = self.gpu.library_bytes() else { return Some(kernel) };

@@ -6,6 +6,7 @@ mod classic;
 mod dispatch;
 mod element;
 mod fused;
+mod join;
 mod machine;
 mod narrow;
 mod operator;

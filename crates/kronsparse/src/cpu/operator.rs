@@ -3,11 +3,12 @@
 use super::classic::ClassicChain;
 use super::element::Element;
 use super::fused::{FusedChain, Work};
+use super::join;
 use super::narrow;
 use super::panel::{Epilogue, View};
 use super::scratch::Scratch;
 use super::simd::Isa;
-use crate::plan::{Activation, Algorithm, Layout, Problem, Tile};
+use crate::plan::{Activation, Algorithm, Join, Layout, Problem, Tile};
 use crate::{Chain, ChainPattern, Error, Result, Scalar};
 
 /// Less work than this per thread, some ten microseconds, is not worth waking one up: floating-point operations, or bytes
@@ -22,6 +23,8 @@ pub struct Options<T> {
     pub bias: Option<Vec<T>>,
     /// Applied after the bias. Real element types only, but for [`Activation::None`].
     pub activation: Activation,
+    /// What the activated outputs are joined with, in a pass over them. Real element types only, but for [`Join::None`].
+    pub join: Join,
     /// Which algorithm; [`Algorithm::Auto`] lets the planner choose.
     pub algorithm: Algorithm,
     /// How many threads at most; 0 means all of rayon's current pool.
@@ -32,7 +35,8 @@ pub struct Options<T> {
 
 impl<T> Default for Options<T> {
     fn default() -> Self {
-        Options { bias: None, activation: Activation::None, algorithm: Algorithm::Auto, threads: 0, isa: None }
+        let (activation, join, algorithm) = (Activation::None, Join::None, Algorithm::Auto);
+        Options { bias: None, activation, join, algorithm, threads: 0, isa: None }
     }
 }
 
@@ -53,6 +57,9 @@ impl<T> Default for Options<T> {
 pub struct Operator<T: Element> {
     pattern: ChainPattern,
     engine: Engine<T>,
+    /// What follows the engine's activation: the join, the activation of a gate.
+    join: (Join, Activation),
+    outputs: usize,
     isa: Isa,
     threads: usize,
 }
@@ -66,10 +73,11 @@ enum Engine<T: Element> {
 impl<T: Scalar> Operator<T> {
     /// Checks the options and packs the weights.
     ///
-    /// Errors: a bias of another length than the rows, an activation on complex numbers, an instruction set that this
+    /// Errors: a bias of another length than the rows, a gate where these do not come in twos, an activation or a join on complex numbers, an instruction set that this
     /// machine lacks, a comparison algorithm whose copy of the weights would exceed 4 GiB, or one that only a GPU has.
     pub fn new(chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
-        let Options { bias, activation, algorithm, threads, isa } = options;
+        let Options { bias, activation, join, algorithm, threads, isa } = options;
+        let outputs = join.outputs(chain.rows())?;
         if let Some(bias) = &bias
             && bias.len() != chain.rows()
         {
@@ -81,6 +89,15 @@ impl<T: Scalar> Operator<T> {
                 why: "activations are defined for real numbers".into(),
             });
         }
+        if T::DTYPE.is_complex() && join != Join::None {
+            return Err(Error::Unsupported {
+                what: format!("a {join} on {}", T::DTYPE),
+                why: "outputs are joined for real numbers".into(),
+            });
+        }
+        // A gate's activation comes after the multiplication.
+        let (activation, of_gate) =
+            if join == Join::Gate { (Activation::None, activation) } else { (activation, Activation::None) };
         let isa = isa.unwrap_or_else(Isa::detect);
         if !Isa::available().contains(&isa) {
             return Err(Error::Unsupported {
@@ -107,12 +124,12 @@ impl<T: Scalar> Operator<T> {
                 Engine::Classic(ClassicChain::new(chain, bias, activation, other)?)
             }
         };
-        Ok(Operator { pattern: chain.pattern().clone(), engine, isa, threads })
+        Ok(Operator { pattern: chain.pattern().clone(), engine, join: (join, of_gate), outputs, isa, threads })
     }
 
-    /// Size of an output vector.
+    /// Size of an output vector: the rows of the chain, or half as many for [`Join::Gate`].
     pub fn rows(&self) -> usize {
-        self.pattern.rows()
+        self.outputs
     }
     /// Size of an input vector.
     pub fn cols(&self) -> usize {
@@ -121,6 +138,18 @@ impl<T: Scalar> Operator<T> {
 
     /// Bytes of scratch that [`Operator::apply_with`] needs for a batch of `n`.
     pub fn apply_scratch(&self, n: usize, layout: Layout) -> usize {
+        self.gated_bytes(n).saturating_add(self.engine_scratch(n, layout))
+    }
+
+    /// Bytes of the outputs before a gate, in whole cache lines.
+    fn gated_bytes(&self, n: usize) -> usize {
+        match self.join.0 {
+            Join::Gate => n.saturating_mul(self.pattern.rows() * size_of::<T>()).div_ceil(64).saturating_mul(64),
+            Join::None | Join::Residual => 0,
+        }
+    }
+
+    fn engine_scratch(&self, n: usize, layout: Layout) -> usize {
         match &self.engine {
             Engine::Fused(chain) if Self::is_narrow(n) => narrow::scratch(chain, n) * size_of::<T::Real>(),
             Engine::Fused(chain) => {
@@ -132,36 +161,95 @@ impl<T: Scalar> Operator<T> {
         }
     }
 
-    /// `Y = activation(X Wᵀ + bias)` batch-first, `Y = activation(W X + bias)` batch-last, into `y`.
+    /// `Y = activation(X Wᵀ + bias)` batch-first, `Y = activation(W X + bias)` batch-last, into `y`, joined as [`Options::join`] says.
     ///
     /// `x` has `n · cols` elements, `y` has `n · rows`; every element of `y` is written. `n` may be 0. Nothing is
     /// allocated if `scratch` holds [`Operator::apply_scratch`] bytes and one thread works.
+    ///
+    /// Errors: arrays of other lengths; [`Join::Residual`], which [`Operator::apply_residual_with`] is for.
     pub fn apply_with(&self, x: &[T], y: &mut [T], n: usize, layout: Layout, scratch: &mut Scratch) -> Result<()> {
+        self.apply_joined(x, None, y, n, layout, scratch)
+    }
+
+    /// [`Operator::apply_with`] for [`Join::Residual`]: `residual` has `n · rows` elements in `layout`, which are added.
+    pub fn apply_residual_with(
+        &self,
+        x: &[T],
+        residual: &[T],
+        y: &mut [T],
+        n: usize,
+        layout: Layout,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        self.apply_joined(x, Some(residual), y, n, layout, scratch)
+    }
+
+    fn apply_joined(
+        &self,
+        x: &[T],
+        residual: Option<&[T]>,
+        y: &mut [T],
+        n: usize,
+        layout: Layout,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let check = |what, features: usize, found| match n.checked_mul(features) {
             Some(expected) if expected == found => Ok(()),
             expected => Err(Error::Length { what, expected: expected.unwrap_or(usize::MAX), found }),
         };
         check("X (n · columns of the chain)", self.cols(), x.len())?;
         check("Y (n · rows of the chain)", self.rows(), y.len())?;
+        match (self.join.0, residual) {
+            (Join::Residual, Some(residual)) => check("the residual (n · rows)", self.rows(), residual.len())?,
+            (Join::Residual, None) => {
+                let why = "the operator was made to add one";
+                return Err(Error::Unsupported { what: "multiplying without a residual".into(), why: why.into() });
+            }
+            (_, Some(_)) => {
+                let why = "the operator was made without one";
+                return Err(Error::Unsupported { what: "multiplying with a residual".into(), why: why.into() });
+            }
+            (_, None) => {}
+        }
         if n == 0 {
             return Ok(());
         }
+        let before = self.gated_bytes(n);
+        let buffer = scratch.numbers::<T::Real>(before + self.engine_scratch(n, layout));
+        let (before, buffer) = buffer.split_at_mut(before / size_of::<T::Real>());
+        match (self.join, residual) {
+            ((Join::Gate, activation), _) => {
+                let v: &mut [T] = &mut bytemuck::cast_slice_mut(before)[..n * self.pattern.rows()];
+                self.multiply_into(x, v, n, layout, buffer);
+                join::gate(v, y, n, layout, activation, self.threads());
+            }
+            (_, residual) => {
+                self.multiply_into(x, y, n, layout, buffer);
+                if let Some(residual) = residual {
+                    join::add(y, residual, self.threads());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The chain with bias and activation: lengths are checked, `n` is at least 1, `buffer` is as large as the engine needs.
+    fn multiply_into(&self, x: &[T], y: &mut [T], n: usize, layout: Layout, buffer: &mut [T::Real]) {
+        let (rows, cols) = (self.pattern.rows(), self.pattern.cols());
         match &self.engine {
             Engine::Fused(chain) if Self::is_narrow(n) => {
-                let numbers = narrow::scratch(chain, n);
-                let buffer = &mut scratch.numbers::<T::Real>(numbers * size_of::<T::Real>())[..numbers];
-                let y = View { data: y.as_mut_ptr(), n, features: self.rows(), layout, stream: false };
+                let buffer = &mut buffer[..narrow::scratch(chain, n)];
+                let y = View { data: y.as_mut_ptr(), n, features: rows, layout, stream: false };
                 narrow::multiply(chain, x, y, self.threads(), buffer);
             }
             Engine::Fused(chain) => {
                 let tile = self.tile(n, layout);
-                let x = View { data: x.as_ptr().cast_mut(), n, features: self.cols(), layout, stream: false };
-                let y = View { data: y.as_mut_ptr(), n, features: self.rows(), layout, stream: tile.stream };
+                let x = View { data: x.as_ptr().cast_mut(), n, features: cols, layout, stream: false };
+                let y = View { data: y.as_mut_ptr(), n, features: rows, layout, stream: tile.stream };
                 let work = Work::new(chain, &tile, x, y);
                 let workers = self.workers(work.items(), n);
                 let bytes = chain.scratch(&tile).bytes::<T::Real>();
-                let buffers = scratch.numbers::<T::Real>(workers * bytes);
-                let mut buffers = buffers.chunks_exact_mut((bytes / size_of::<T::Real>()).max(1));
+                let mut buffers = buffer.chunks_exact_mut((bytes / size_of::<T::Real>()).max(1));
                 if workers == 1 {
                     work.run(buffers.next().unwrap_or_default());
                 } else {
@@ -173,12 +261,9 @@ impl<T: Scalar> Operator<T> {
                 }
             }
             Engine::Classic(chain) => {
-                let bytes = chain.scratch(n, Self::converts()) * size_of::<T::Compute>();
-                let numbers = bytemuck::cast_slice_mut(scratch.numbers::<T::Real>(bytes));
-                chain.multiply(x, y, n, layout, self.threads(), numbers);
+                chain.multiply(x, y, n, layout, self.threads(), bytemuck::cast_slice_mut(buffer));
             }
         }
-        Ok(())
     }
 
     /// [`Operator::apply_with`] with scratch of its own.

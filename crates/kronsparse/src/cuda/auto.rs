@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use super::joining::JoinPass;
 use super::libraries::{self, Library};
 use super::memory::Buffer;
 use super::operator::{Key, Operator, Prepared, Shared};
-use super::step::{Part, Step, Way};
+use super::step::{Ends, Part, Step, Way};
 use super::stream::Stream;
 use super::timing::{self, Caches, Flusher};
 use super::vendor::Trial;
 use crate::plan::gpu::{ChainPlan, Choice, Cut, FusedPlan, Ranked, WITHIN, cuts, promising};
-use crate::plan::{Algorithm, Layout};
+use crate::plan::{Algorithm, Join, Layout};
 use crate::{Error, Result, Scalar};
 
 /// A measurement begins with so many launches, and goes on with so many if they were not much slower than the best before.
@@ -43,13 +44,15 @@ impl<T: Scalar> Operator<T> {
         if n == 0 || !self.picks() {
             return self.prepare(n, layout);
         }
-        let key = Key { n, layout, aligned: (x.pointer() | y.pointer()).is_multiple_of(16) };
+        // A residual is where Y is: all of it is read before it is written.
+        let ends = Ends { x: x.pointer(), residual: y.pointer(), y: y.pointer() };
+        let key = ends.key(n, layout);
         let mut shared = self.shared();
         // Whatever uses the arrays or this operator's memory is done before anything is measured.
         self.device.synchronize()?;
         let mut clock = Clock::new(self, caches)?;
         // SAFETY: the lengths are checked; the arrays are borrowed until all work is done.
-        let prepared = unsafe { self.by_measurement(key, (x.pointer(), y.pointer()), &mut clock, &mut shared) };
+        let prepared = unsafe { self.by_measuring_joins(key, ends, &mut clock, &mut shared) };
         self.device.synchronize()?;
         self.replace(key, Arc::new(prepared?), &mut shared);
         Ok(())
@@ -61,7 +64,7 @@ impl<T: Scalar> Operator<T> {
     }
 
     /// Bytes of weights that a library's algorithm may have, or why there are no libraries.
-    fn libraries(&self) -> std::result::Result<usize, &'static str> {
+    pub(super) fn libraries(&self) -> std::result::Result<usize, &'static str> {
         libraries::find(Library::Cublas).map(|_| self.memory_limit)
     }
 
@@ -92,8 +95,10 @@ impl<T: Scalar> Operator<T> {
         for &Cut { at, count } in plan.cuts() {
             if count > 1 {
                 let mut step = self.together(Cut { at, count }, key, shared)?;
-                let apart: f64 = (at..at + count).map(|at| plan.ways(at)[0].seconds).sum();
-                step.why.push_str(&format!("; factor by factor {:.2} µs", apart * 1e6));
+                let apart: Option<f64> = (at..at + count).map(|at| plan.ways(at).first().map(|way| way.seconds)).sum();
+                if let Some(apart) = apart {
+                    step.why.push_str(&format!("; factor by factor {:.2} µs", apart * 1e6));
+                }
                 steps.push(step);
                 continue;
             }
@@ -126,7 +131,48 @@ impl<T: Scalar> Operator<T> {
         Ok(steps)
     }
 
-    /// The fastest steps of those that are worth a measurement.
+    /// The faster of joining outputs in the last kernel and in a pass of its own, where there is something to join.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Operator::by_measurement`].
+    unsafe fn by_measuring_joins(
+        &self,
+        key: Key,
+        ends: Ends,
+        clock: &mut Clock,
+        shared: &mut Shared<T>,
+    ) -> Result<Prepared<T>> {
+        if self.join == Join::None {
+            // SAFETY: the caller's word.
+            return unsafe { self.by_measurement(key, ends, clock, shared) };
+        }
+        // SAFETY: as above.
+        let within = unsafe { self.by_measurement(key, ends, clock, shared) };
+        // SAFETY: as above.
+        let apart = unsafe { self.by_measurement(Key { apart: true, ..key }, ends, clock, shared) }?;
+        let within = match within {
+            Ok(within) => within,
+            Err(Error::Unsupported { .. }) => return Ok(apart),
+            Err(error) => return Err(error),
+        };
+        let mut seconds = |prepared: &Prepared<T>| {
+            clock.seconds(1e-5, f64::INFINITY, |stream| {
+                // SAFETY: as above.
+                unsafe { self.queue(prepared, ends, key.n, stream) }
+            })
+        };
+        let times = [seconds(&within)?, seconds(&apart)?];
+        let (mut taken, other) = if times[0] <= times[1] { (within, times[1]) } else { (apart, times[0]) };
+        let what = if taken.pass.is_none() { "joined by a pass of its own" } else { "joined by the last kernel" };
+        if let Some(step) = taken.steps.last_mut() {
+            let seconds = times[0].min(times[1]);
+            step.why.push_str(&format!("; all {:.2} µs, {what} {:.2} µs", seconds * 1e6, other * 1e6));
+        }
+        Ok(taken)
+    }
+
+    /// The fastest steps of those that are worth a measurement, with the join where `key` says.
     ///
     /// # Safety
     ///
@@ -134,34 +180,41 @@ impl<T: Scalar> Operator<T> {
     unsafe fn by_measurement(
         &self,
         key: Key,
-        (x, y): (u64, u64),
+        ends: Ends,
         clock: &mut Clock,
         shared: &mut Shared<T>,
     ) -> Result<Prepared<T>> {
         let found = self.libraries();
         let limit = found.ok();
-        let hidden = self.hidden(key.n, self.chain.factors().len(), shared)?;
+        let hidden = self.hidden(key, self.chain.factors().len(), shared)?;
+        let pass = if key.apart { Some(self.join_pass(key)?) } else { None };
+        let moves = pass.as_ref().is_some_and(JoinPass::moves);
         let missing: Vec<String> = found.err().map(|why| format!("libraries: {why}")).into_iter().collect();
         let count = self.chain.factors().len();
         // Where a part of the chain reads and writes while it is measured: whatever vectors are there.
         let place = |Cut { at, count: several }: Cut| {
-            let from = if at + several == count { x } else { hidden[(count - at) % 2].pointer() };
-            (from, if at == 0 { y } else { hidden[(count - 1 - at) % 2].pointer() })
+            let from = if at + several == count { ends.x } else { hidden[(count - at) % 2].pointer() };
+            let to = if at == 0 && !moves { ends.y } else { hidden[(count - 1 - at) % 2].pointer() };
+            Ends { x: from, residual: ends.residual, y: to }
         };
         // By factor, and then for several together: seconds, and the step.
         let mut singles: Vec<Option<(f64, Step<T>)>> = Vec::new();
         singles.resize_with(count, || None);
         let mut least = 0.0;
         for at in (0..count).rev() {
-            let (from, to) = place(Cut { at, count: 1 });
-            let ways = self.promising(at, key, limit)?;
+            let here = place(Cut { at, count: 1 });
+            let ways = match self.promising(at, key, limit) {
+                // A kernel for several factors may join outputs that none for one factor does.
+                Err(Error::Unsupported { .. }) if at == 0 && self.join != Join::None && !key.apart => continue,
+                ways => ways?,
+            };
             least += ways[0].seconds;
             let mut best: Option<(f64, f64, Way<T>)> = None;
             let (mut others, mut left_out) = (Vec::new(), missing.clone());
             for ranked in &ways {
                 let fastest = best.as_ref().map_or(f64::INFINITY, |best| best.0);
                 // SAFETY: hidden vectors are as large as the factors need; the ends are the caller's word.
-                match unsafe { self.timed(Part::Factor(at), ranked, key, (from, to), fastest, clock, shared) } {
+                match unsafe { self.timed(Part::Factor(at), ranked, key, here, fastest, clock, shared) } {
                     Ok((measured, way)) => {
                         let other = if measured < fastest {
                             best.replace((measured, ranked.seconds, way)).map(|(seconds, _, way)| (seconds, way))
@@ -176,7 +229,7 @@ impl<T: Scalar> Operator<T> {
             let Some((measured, estimate, way)) = best else { return Err(self.nothing(at, &left_out)) };
             // The next factor reads what the fastest wrote, not what the last one left.
             // SAFETY: as above.
-            unsafe { way.run(from, to, self.bias_at(at), key.n, &clock.stream) }?;
+            unsafe { way.run(here, self.bias_at(at), key.n, &clock.stream) }?;
             let why = format!(
                 "measured {:.2} µs, estimated {:.2} µs; others {}{}",
                 measured * 1e6,
@@ -187,12 +240,15 @@ impl<T: Scalar> Operator<T> {
             singles[at] = Some((measured, Step { what: self.name(Part::Factor(at)), way, why }));
         }
         let apart = |Cut { at, count }: Cut| -> f64 {
-            singles[at..at + count].iter().flatten().map(|(seconds, _)| seconds).sum()
+            singles[at..at + count]
+                .iter()
+                .map(|single| single.as_ref().map_or(f64::INFINITY, |(seconds, _)| *seconds))
+                .sum()
         };
         let mut groups: Vec<(Cut, f64, Step<T>)> = Vec::new();
         let mut not_measured = Vec::new();
         for (cut, plans) in self.promising_groups(key) {
-            let (from, to) = place(cut);
+            let here = place(cut);
             let mut best = apart(cut);
             for plan in plans {
                 let (estimate, name) = (plan.seconds(), plan.name());
@@ -207,7 +263,7 @@ impl<T: Scalar> Operator<T> {
                 };
                 let run = |stream: &Stream| {
                     // SAFETY: as above.
-                    unsafe { step.way.run(from, to, self.bias_at(cut.at), key.n, stream) }
+                    unsafe { step.way.run(here, self.bias_at(cut.at), key.n, stream) }
                 };
                 let together = clock.seconds(estimate, best, run)?;
                 if together < best {
@@ -227,6 +283,9 @@ impl<T: Scalar> Operator<T> {
             1 => singles[at].as_ref().map(|(seconds, _)| *seconds),
             _ => groups.iter().find(|(cut, ..)| *cut == Cut { at, count: several }).map(|(_, seconds, _)| *seconds),
         });
+        if !seconds.is_finite() {
+            return Err(self.nothing(0, &missing));
+        }
         let mut steps: Vec<Step<T>> = Vec::with_capacity(cuts.len());
         for cut in cuts {
             let group = groups.iter().position(|(other, ..)| *other == cut);
@@ -242,14 +301,15 @@ impl<T: Scalar> Operator<T> {
         let dense = self.chain_problem(key).dense(self.device.machine(), limit).ok();
         if let Some(dense) = dense.filter(|dense| dense.seconds <= WITHIN * least) {
             // A chain's steps follow each other: together they are measured like the one that would replace them.
-            let prepared = Prepared { steps, hidden };
+            let prepared = Prepared { steps, hidden, pass };
             let apart = clock.seconds(seconds, f64::INFINITY, |stream| {
                 // SAFETY: as above.
-                unsafe { self.queue(&prepared, x, y, key.n, stream) }
+                unsafe { self.queue(&prepared, ends, key.n, stream) }
             })?;
+            let here = Ends { y: if moves { prepared.hidden[0].pointer() } else { ends.y }, ..ends };
             // SAFETY: as above.
-            let whole = unsafe { self.timed(Part::Whole, &dense, key, (x, y), apart, clock, shared) };
-            let Prepared { mut steps, hidden } = prepared;
+            let whole = unsafe { self.timed(Part::Whole, &dense, key, here, apart, clock, shared) };
+            let Prepared { mut steps, hidden, pass } = prepared;
             match whole {
                 Ok((measured, way)) if measured < apart => {
                     let why = format!(
@@ -268,9 +328,9 @@ impl<T: Scalar> Operator<T> {
                     steps.iter_mut().for_each(|step| step.why.push_str(&format!("; no dense chain: {error}")))
                 }
             }
-            return Ok(Prepared { steps, hidden });
+            return Ok(Prepared { steps, hidden, pass });
         }
-        Ok(Prepared { steps, hidden })
+        Ok(Prepared { steps, hidden, pass })
     }
 
     /// A way, and how long it takes.
@@ -284,12 +344,12 @@ impl<T: Scalar> Operator<T> {
         part: Part,
         ranked: &Ranked,
         key: Key,
-        (from, to): (u64, u64),
+        ends: Ends,
         best: f64,
         clock: &mut Clock,
         shared: &mut Shared<T>,
     ) -> Result<(f64, Way<T>)> {
-        let trial = Trial { x: from, y: to, stream: &clock.stream };
+        let trial = Trial { x: ends.x, y: ends.y, stream: &clock.stream };
         // SAFETY: the caller's word.
         let way = unsafe { self.way(part, ranked, key, Some(trial), shared) }?;
         let bias = match part {
@@ -297,8 +357,7 @@ impl<T: Scalar> Operator<T> {
             Part::Whole => 0,
         };
         // SAFETY: the caller's word.
-        let seconds =
-            clock.seconds(ranked.seconds, best, |stream| unsafe { way.run(from, to, bias, key.n, stream) })?;
+        let seconds = clock.seconds(ranked.seconds, best, |stream| unsafe { way.run(ends, bias, key.n, stream) })?;
         Ok((seconds, way))
     }
 

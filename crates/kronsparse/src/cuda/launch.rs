@@ -25,6 +25,8 @@ pub struct Args {
     pub y: u64,
     /// Vectors.
     pub n: i64,
+    /// Of what is added to `Y`, or 0.
+    pub residual: u64,
 }
 
 /// A `CUtensorMap`: `ks::TensorMap` of `kernels/ptx.cuh`.
@@ -114,6 +116,8 @@ pub(super) struct Launch {
     shared_bytes: u32,
     cluster: u32,
     in_clusters: bool,
+    /// Whether it may begin before the kernel before it has ended; every kernel waits by itself.
+    overlaps: bool,
     maps: Box<[TensorMap]>,
     dtype: DType,
 }
@@ -133,6 +137,7 @@ impl Launch {
             shared_bytes: plan.shared_bytes(),
             cluster: plan.cluster(),
             in_clusters: plan.in_clusters(),
+            overlaps: device.capability() >= (9, 0),
             maps,
             dtype: plan.dtype(),
         })
@@ -163,12 +168,24 @@ impl Launch {
         for (parameter, map) in parameters[1..].iter_mut().zip(&mut maps) {
             *parameter = (&raw mut *map).cast();
         }
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        let none = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { pad: [0; 64] },
         };
-        attribute.value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.cluster, y: 1, z: 1 };
+        let mut attributes = [none; 2];
+        let mut count = 0;
+        if self.in_clusters {
+            let shape = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.cluster, y: 1, z: 1 };
+            attributes[count].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            attributes[count].value.clusterDim = shape;
+            count += 1;
+        }
+        if self.overlaps {
+            attributes[count].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attributes[count].value.programmaticStreamSerializationAllowed = 1;
+            count += 1;
+        }
         let config = sys::CUlaunchConfig {
             gridDimX: self.grid,
             gridDimY: 1,
@@ -178,8 +195,8 @@ impl Launch {
             blockDimZ: 1,
             sharedMemBytes: self.shared_bytes,
             hStream: stream,
-            attrs: &raw mut attribute,
-            numAttrs: u32::from(self.in_clusters),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: count as u32,
         };
         // SAFETY: the parameters are those of the kernel's declaration, in order and alive during the call, which copies
         // them; unused entries of the array are not read. The caller answers for the addresses.

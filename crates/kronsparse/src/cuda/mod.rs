@@ -10,6 +10,7 @@ pub mod compile;
 mod device;
 pub mod energy;
 pub mod inspect;
+mod joining;
 mod launch;
 pub mod libraries;
 mod memory;

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use super::combine::combined;
 use super::device::Device;
+use super::joining::JoinPass;
 use super::memory::Buffer;
 use super::options::{Options, Plans};
-use super::step::{Part, Step};
+use super::step::{Ends, Part, Step};
 use super::stream::{Event, Stream};
 use super::vendor::Session;
-use crate::plan::gpu::Precision;
-use crate::plan::{Activation, Algorithm};
+use crate::plan::gpu::{ChainPlan, Precision};
+use crate::plan::{Activation, Algorithm, Join};
 use crate::{Chain, ChainPattern, DType, Error, Layout, Result, Scalar};
 
 /// A chain made ready for multiplication on one GPU; element types `f16`, `bf16`, `f32` and `f64`.
@@ -27,6 +28,9 @@ pub struct Operator<T: Scalar> {
     pub(super) chain: Chain<T>,
     pub(super) bias: Option<Bias<T>>,
     pub(super) activation: Activation,
+    pub(super) join: Join,
+    /// Size of an output vector.
+    outputs: usize,
     pub(super) algorithm: Algorithm,
     pub(super) precision: Precision,
     pub(super) plans: Plans,
@@ -56,6 +60,8 @@ pub(super) struct Key {
     pub(super) n: usize,
     pub(super) layout: Layout,
     pub(super) aligned: bool,
+    /// Whether outputs are joined in a pass of their own.
+    pub(super) apart: bool,
 }
 
 /// One multiplication, ready to be launched.
@@ -63,12 +69,16 @@ pub(super) struct Prepared<T> {
     /// In the order in which they are applied: the right-most factor first.
     pub(super) steps: Vec<Step<T>>,
     pub(super) hidden: [Arc<Buffer<T>>; 2],
+    /// After the steps.
+    pub(super) pass: Option<JoinPass>,
 }
 
 impl<T: Scalar> Prepared<T> {
     /// Whether launches must not overlap, since they share memory of the operator.
     fn is_exclusive(&self) -> bool {
-        self.steps.len() > 1 || self.steps.iter().any(|step| step.way.is_exclusive())
+        self.steps.len() > 1
+            || self.pass.as_ref().is_some_and(JoinPass::moves)
+            || self.steps.iter().any(|step| step.way.is_exclusive())
     }
 }
 
@@ -86,9 +96,10 @@ impl<T: Scalar> Operator<T> {
     /// Checks the options and uploads the bias. Plans come with [`Operator::prepare`].
     ///
     /// Errors: a complex element type, an algorithm that the GPU engine does not have, a bias of another length than the
-    /// rows, no device memory.
+    /// rows, a gate where the chain has an odd number of rows, no device memory.
     pub fn new(device: &Device, chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
-        let Options { bias, activation, algorithm, precision, plans, memory_limit, combine } = options;
+        let Options { bias, activation, join, algorithm, precision, plans, memory_limit, combine } = options;
+        let outputs = join.outputs(chain.rows())?;
         if T::DTYPE.is_complex() {
             return Err(Error::Unsupported {
                 what: format!("multiplying in {} on a GPU", T::DTYPE),
@@ -119,6 +130,8 @@ impl<T: Scalar> Operator<T> {
                 None => None,
             },
             activation,
+            join,
+            outputs,
             algorithm,
             precision,
             plans,
@@ -130,9 +143,9 @@ impl<T: Scalar> Operator<T> {
         })
     }
 
-    /// Size of an output vector.
+    /// Size of an output vector: the rows of the chain, or half as many for [`Join::Gate`].
     pub fn rows(&self) -> usize {
-        self.chain.rows()
+        self.outputs
     }
     /// Size of an input vector.
     pub fn cols(&self) -> usize {
@@ -152,8 +165,9 @@ impl<T: Scalar> Operator<T> {
     /// Not possible while a stream is captured.
     pub fn prepare(&self, n: usize, layout: Layout) -> Result<()> {
         if n > 0 {
-            self.prepared(Key { n, layout, aligned: true })?;
-            match self.prepared(Key { n, layout, aligned: false }) {
+            let key = Key { n, layout, aligned: true, apart: false };
+            self.prepared(key)?;
+            match self.prepared(Key { aligned: false, ..key }) {
                 // A kernel family that somebody asks for may need aligned arrays: others are refused when they come.
                 Err(Error::Unsupported { .. }) if matches!(self.plans, Plans::Family(_)) => {}
                 other => drop(other?),
@@ -162,9 +176,34 @@ impl<T: Scalar> Operator<T> {
         Ok(())
     }
 
-    /// `Y = activation(X Wᵀ + bias)` batch-first, `Y = activation(W X + bias)` batch-last, queued on `stream`: `x` holds
-    /// `n · cols` elements, `y` gets `n · rows`. Waits for nothing, but for work of this operator on another stream.
+    /// `Y = activation(X Wᵀ + bias)` batch-first, `Y = activation(W X + bias)` batch-last, queued on `stream`, joined as
+    /// [`Options::join`] says: `x` holds `n · cols` elements, `y` gets `n · rows`. Waits for nothing, but for work of this operator on
+    /// another stream.
+    ///
+    /// Errors: arrays of other lengths or of another GPU; [`Join::Residual`], which [`Operator::apply_residual`] is for.
     pub fn apply(&self, x: &Buffer<T>, y: &mut Buffer<T>, n: usize, layout: Layout, stream: &Stream) -> Result<()> {
+        self.check_residual(false)?;
+        self.apply_to(Ends { x: x.pointer(), residual: 0, y: y.pointer() }, [x, y], n, layout, stream)
+    }
+
+    /// [`Operator::apply`] for [`Join::Residual`]: `residual` holds `n · rows` elements in `layout`, which are added.
+    pub fn apply_residual(
+        &self,
+        x: &Buffer<T>,
+        residual: &Buffer<T>,
+        y: &mut Buffer<T>,
+        n: usize,
+        layout: Layout,
+        stream: &Stream,
+    ) -> Result<()> {
+        self.check_residual(true)?;
+        self.check("the residual (n · rows)", self.rows(), n, residual.len())?;
+        self.check_device("the residual", residual.device())?;
+        let ends = Ends { x: x.pointer(), residual: residual.pointer(), y: y.pointer() };
+        self.apply_to(ends, [x, y], n, layout, stream)
+    }
+
+    fn apply_to(&self, ends: Ends, [x, y]: [&Buffer<T>; 2], n: usize, layout: Layout, stream: &Stream) -> Result<()> {
         self.check("X (n · columns of the chain)", self.cols(), n, x.len())?;
         self.check("Y (n · rows of the chain)", self.rows(), n, y.len())?;
         for (what, device) in [("X", x.device()), ("Y", y.device()), ("the stream", stream.device())] {
@@ -173,12 +212,11 @@ impl<T: Scalar> Operator<T> {
         if n == 0 {
             return Ok(());
         }
-        let aligned = (x.pointer() | y.pointer()).is_multiple_of(16);
-        let prepared = self.prepared(Key { n, layout, aligned })?;
+        let prepared = self.prepared(ends.key(n, layout))?;
         if !prepared.is_exclusive() {
             // SAFETY: lengths and devices are checked; the driver frees memory only after the work that uses it, and
             // copies of `Buffer` wait for the GPU.
-            return unsafe { self.queue(&prepared, x.pointer(), y.pointer(), n, stream) };
+            return unsafe { self.queue(&prepared, ends, n, stream) };
         }
         let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let name = stream.raw() as usize;
@@ -186,7 +224,7 @@ impl<T: Scalar> Operator<T> {
             stream.wait(event)?;
         }
         // SAFETY: as above; and the operator's memory is free, since the stream waits for whoever used it last.
-        unsafe { self.queue(&prepared, x.pointer(), y.pointer(), n, stream) }?;
+        unsafe { self.queue(&prepared, ends, n, stream) }?;
         let event = match last.take() {
             Some((_, event)) => event,
             None => Event::new(&self.device)?,
@@ -205,33 +243,82 @@ impl<T: Scalar> Operator<T> {
     /// overlapping, alive until the work is done. `stream` belongs to the same GPU. Work that this operator queued on
     /// another stream is done, or this stream waits for it. Operator, `x` and `y` outlive a graph that this is captured into.
     pub unsafe fn launch(&self, x: u64, y: u64, n: usize, layout: Layout, stream: &Stream) -> Result<()> {
+        self.check_residual(false)?;
+        // SAFETY: the caller's word.
+        unsafe { self.launch_at(Ends { x, residual: 0, y }, n, layout, stream) }
+    }
+
+    /// [`Operator::launch`] for [`Join::Residual`], whose residual is at `residual`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Operator::launch`]; `residual` is the address of `n · rows` elements, which may be `y`, and may else not overlap it.
+    pub unsafe fn launch_residual(
+        &self,
+        x: u64,
+        residual: u64,
+        y: u64,
+        n: usize,
+        layout: Layout,
+        stream: &Stream,
+    ) -> Result<()> {
+        self.check_residual(true)?;
+        // SAFETY: the caller's word.
+        unsafe { self.launch_at(Ends { x, residual, y }, n, layout, stream) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Operator::launch_residual`].
+    unsafe fn launch_at(&self, ends: Ends, n: usize, layout: Layout, stream: &Stream) -> Result<()> {
         if n == 0 {
             return Ok(());
         }
-        let prepared = self.prepared(Key { n, layout, aligned: (x | y).is_multiple_of(16) })?;
+        let prepared = self.prepared(ends.key(n, layout))?;
         // SAFETY: the caller's word; it was prepared for arrays that are aligned like these.
-        unsafe { self.queue(&prepared, x, y, n, stream) }
+        unsafe { self.queue(&prepared, ends, n, stream) }
+    }
+
+    /// Whether a residual is `given` where one is wanted, and only there.
+    fn check_residual(&self, given: bool) -> Result<()> {
+        let wanted = self.join == Join::Residual;
+        if wanted == given {
+            return Ok(());
+        }
+        let why = if wanted { "the operator was made to add one" } else { "the operator was made without one" };
+        Err(Error::Unsupported {
+            what: format!("multiplying {} a residual", if given { "with" } else { "without" }),
+            why: why.into(),
+        })
     }
 
     /// Queues all steps.
     ///
     /// # Safety
     ///
-    /// As for [`Operator::launch`], for what was prepared for `n` vectors and arrays aligned like these.
-    pub(super) unsafe fn queue(&self, prepared: &Prepared<T>, x: u64, y: u64, n: usize, stream: &Stream) -> Result<()> {
+    /// As for [`Operator::launch_residual`], for what was prepared for `n` vectors and arrays aligned like these.
+    pub(super) unsafe fn queue(&self, prepared: &Prepared<T>, ends: Ends, n: usize, stream: &Stream) -> Result<()> {
         self.device.bind()?;
         let end = prepared.steps.len() - 1;
-        let mut input = x;
+        let last = match &prepared.pass {
+            Some(pass) if pass.moves() => prepared.hidden[end % 2].pointer(),
+            _ => ends.y,
+        };
+        let mut input = ends.x;
         for (at, step) in prepared.steps.iter().enumerate() {
-            let output = if at == end { y } else { prepared.hidden[at % 2].pointer() };
+            let output = if at == end { last } else { prepared.hidden[at % 2].pointer() };
             // The last step is the left-most factor, or all.
             let bias = if at == end { self.bias_at(0) } else { 0 };
             // SAFETY: the context is current; the caller answers for `x`, `y` and the stream; weights, bias and hidden
             // vectors were made for this step and number of vectors, and are kept by the operator.
-            unsafe { step.way.run(input, output, bias, n, stream) }?;
+            unsafe { step.way.run(Ends { x: input, residual: ends.residual, y: output }, bias, n, stream) }?;
             input = output;
         }
-        Ok(())
+        match &prepared.pass {
+            // SAFETY: as above.
+            Some(pass) => unsafe { pass.run(last, ends.residual, ends.y, n, stream) },
+            None => Ok(()),
+        }
     }
 
     /// The address of the bias that factor `at` adds, or 0.
@@ -241,11 +328,23 @@ impl<T: Scalar> Operator<T> {
 
     /// Copies `x` to the GPU, multiplies, and copies the result back: for tests and small work.
     pub fn multiply(&self, x: &[T], n: usize, layout: Layout) -> Result<Vec<T>> {
-        self.check("X (n · columns of the chain)", self.cols(), n, x.len())?;
-        let len = n.saturating_mul(self.rows());
-        let (x, mut y) = (Buffer::from_slice(&self.device, x)?, Buffer::alloc(&self.device, len)?);
+        let (x, mut y) = self.upload(x, n)?;
         self.apply(&x, &mut y, n, layout, &Stream::default(&self.device))?;
         y.to_vec()
+    }
+
+    /// [`Operator::multiply`] for [`Join::Residual`].
+    pub fn multiply_residual(&self, x: &[T], residual: &[T], n: usize, layout: Layout) -> Result<Vec<T>> {
+        let (x, mut y) = self.upload(x, n)?;
+        let residual = Buffer::from_slice(&self.device, residual)?;
+        self.apply_residual(&x, &residual, &mut y, n, layout, &Stream::default(&self.device))?;
+        y.to_vec()
+    }
+
+    fn upload(&self, x: &[T], n: usize) -> Result<(Buffer<T>, Buffer<T>)> {
+        self.check("X (n · columns of the chain)", self.cols(), n, x.len())?;
+        let len = n.saturating_mul(self.rows());
+        Ok((Buffer::from_slice(&self.device, x)?, Buffer::alloc(&self.device, len)?))
     }
 
     /// What is done for `n` vectors in `layout`, in words: one paragraph per factor, in the order of application, with what
@@ -254,7 +353,7 @@ impl<T: Scalar> Operator<T> {
         if n == 0 {
             return Ok("nothing: there are no vectors".into());
         }
-        let prepared = self.prepared(Key { n, layout, aligned: true })?;
+        let prepared = self.prepared(Key { n, layout, aligned: true, apart: false })?;
         let mut text = format!(
             "{} factors{}, {} {layout}, n = {n}, on {} ({})",
             self.given.patterns().len(),
@@ -269,6 +368,9 @@ impl<T: Scalar> Operator<T> {
         for Step { what, way, why } in &prepared.steps {
             let _ = write!(text, "\n{what} by {way}; {why}");
         }
+        if let Some(pass) = &prepared.pass {
+            let _ = write!(text, "\n{pass}");
+        }
         Ok(text)
     }
 
@@ -277,8 +379,9 @@ impl<T: Scalar> Operator<T> {
         if n == 0 {
             return Ok("nothing".into());
         }
-        let prepared = self.prepared(Key { n, layout, aligned: true })?;
+        let prepared = self.prepared(Key { n, layout, aligned: true, apart: false })?;
         let steps = prepared.steps.iter().map(|Step { what, way, .. }| format!("{what} by {way}"));
+        let steps = steps.chain(prepared.pass.iter().map(JoinPass::to_string));
         Ok(steps.collect::<Vec<_>>().join(" | "))
     }
 
@@ -326,7 +429,27 @@ impl<T: Scalar> Operator<T> {
         shared.weights.retain(|_, weights| Arc::strong_count(weights) > 1);
     }
 
+    /// What is prepared for `key`, whose outputs are joined by the last kernel or in a pass of their own.
     fn make(&self, key: Key, shared: &mut Shared<T>) -> Result<Prepared<T>> {
+        let apart = Key { apart: true, ..key };
+        match self.algorithm {
+            _ if self.join == Join::None => self.make_as(key, shared),
+            Algorithm::Auto | Algorithm::Fused if matches!(self.plans, Plans::Best) => {
+                let libraries = if self.picks() { self.libraries().ok() } else { None };
+                let plan = ChainPlan::new(&self.chain_problem(key), self.device.machine(), libraries);
+                let pass = plan.is_ok_and(|plan| plan.pass().is_some());
+                self.make_as(if pass { apart } else { key }, shared)
+            }
+            Algorithm::Auto | Algorithm::Fused => match self.make_as(key, shared) {
+                Err(Error::Unsupported { .. }) => self.make_as(apart, shared),
+                made => made,
+            },
+            _ => self.make_as(apart, shared),
+        }
+    }
+
+    /// With the join where `key` says.
+    fn make_as(&self, key: Key, shared: &mut Shared<T>) -> Result<Prepared<T>> {
         let steps = match self.algorithm {
             _ if self.picks() => self.by_estimate(key, shared)?,
             Algorithm::Auto | Algorithm::Fused => self.by_kernels(key, shared)?,
@@ -336,8 +459,9 @@ impl<T: Scalar> Operator<T> {
                 vec![Step { what: self.name(Part::Whole), way, why: "as was asked".into() }]
             }
         };
-        let hidden = self.hidden(key.n, steps.len(), shared)?;
-        Ok(Prepared { steps, hidden })
+        let hidden = self.hidden(key, steps.len(), shared)?;
+        let pass = if key.apart { Some(self.join_pass(key)?) } else { None };
+        Ok(Prepared { steps, hidden, pass })
     }
 
     /// The estimate of a factor by the kernel that [`Options::plans`] picks.
@@ -353,16 +477,17 @@ impl<T: Scalar> Operator<T> {
         Ok(Step { what: self.name(Part::Factor(at)), way: self.kernel(at, plan, key, shared)?, why })
     }
 
-    /// Memory for the vectors that pass between so many steps; step `k` writes number `k mod 2`.
-    pub(super) fn hidden(&self, n: usize, steps: usize, shared: &mut Shared<T>) -> Result<[Arc<Buffer<T>>; 2]> {
+    /// Memory for the vectors that pass between so many steps, and to a pass that joins; step `k` writes number `k mod 2`.
+    pub(super) fn hidden(&self, key: Key, steps: usize, shared: &mut Shared<T>) -> Result<[Arc<Buffer<T>>; 2]> {
+        let ends = usize::from(!(key.apart && self.join == Join::Gate));
         // Which vectors pass between steps depends on the kernels: any of them may.
-        let features = self.chain.factors().iter().skip(1).map(|factor| factor.pattern().rows()).max().unwrap_or(0);
-        let len = n.checked_mul(features).ok_or(Error::Length {
+        let features = self.chain.factors().iter().skip(ends).map(|factor| factor.pattern().rows()).max().unwrap_or(0);
+        let len = key.n.checked_mul(features).ok_or(Error::Length {
             what: "hidden vectors (n · rows of a factor)",
             expected: usize::MAX,
-            found: n,
+            found: key.n,
         })?;
-        for hidden in shared.hidden.iter_mut().take(steps.saturating_sub(1)) {
+        for hidden in shared.hidden.iter_mut().take(steps.saturating_sub(ends)) {
             // A larger one replaces it for later calls; earlier ones keep theirs, which graphs may name.
             if hidden.len() < len {
                 *hidden = Arc::new(Buffer::alloc(&self.device, len)?);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::plan::gpu::{self, ChainProblem, FusedPlan, GpuMachine, GpuPlan, GpuProblem, Precision, Rejected};
-use crate::plan::{Activation, Algorithm};
+use crate::plan::{Activation, Algorithm, Join};
 use crate::{Error, Result};
 
 /// A function that picks a plan.
@@ -63,6 +63,8 @@ pub struct Options<T> {
     pub bias: Option<Vec<T>>,
     /// Applied after the bias.
     pub activation: Activation,
+    /// What the activated outputs are joined with before they are stored: by the last kernel where it can, or else in a pass of its own.
+    pub join: Join,
     /// [`Algorithm::Auto`]: for each factor the kernel or library algorithm with the least estimated time, or dense for all
     /// factors together; see also [`Operator::tune`](super::Operator::tune). [`Algorithm::Fused`]: this project's kernels only. Others of
     /// [`Algorithm::on_gpu`]: that algorithm of the libraries.
@@ -85,6 +87,7 @@ impl<T> Default for Options<T> {
         Options {
             bias: None,
             activation: Activation::None,
+            join: Join::None,
             algorithm: Algorithm::Auto,
             precision: Precision::Full,
             plans: Plans::Best,

@@ -19,6 +19,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("lanes_wgmma.cuh", include_str!("../../kernels/lanes_wgmma.cuh")),
     ("finish.cuh", include_str!("../../kernels/finish.cuh")),
     ("inspect.cuh", include_str!("../../kernels/inspect.cuh")),
+    ("join.cuh", include_str!("../../kernels/join.cuh")),
     ("pair_wgmma.cuh", include_str!("../../kernels/pair_wgmma.cuh")),
     ("permute.cuh", include_str!("../../kernels/permute.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
@@ -56,7 +57,7 @@ pub(super) fn source(plan: &dyn KernelPlan) -> String {
         "{prelude}#include \"{family}.cuh\"\n\
          static_assert(sizeof(ks::Args) == {args} && sizeof(ks::TensorMap) == {map}, \"Rust and CUDA disagree\");\n\
          {entry} {ENTRY}(KS_PARAMETER ks::Args args{parameters}) {{\n  \
-         ks::{family}<{arguments}>(args{passed});\n}}\n",
+         {begin}ks::{family}<{arguments}>(args{passed});\n}}\n",
         prelude = plan.prelude(),
         args = size_of::<super::launch::Args>(),
         map = size_of::<super::launch::EncodedMap>(),
@@ -64,6 +65,7 @@ pub(super) fn source(plan: &dyn KernelPlan) -> String {
             1 => format!("KS_KERNEL({})", plan.threads()),
             blocks => format!("KS_KERNEL_BLOCKS({}, {blocks})", plan.threads()),
         },
+        begin = if plan.waits() { "" } else { "ks::let_next_begin();\n  ks::wait_for_previous();\n  " },
         arguments = plan.arguments(),
     )
 }

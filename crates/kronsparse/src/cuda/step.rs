@@ -8,8 +8,8 @@ use super::memory::Buffer;
 use super::operator::{Key, Operator, Shared};
 use super::stream::Stream;
 use super::vendor::{self, Trial, Vendor};
-use crate::plan::Algorithm;
 use crate::plan::gpu::{ChainProblem, Choice, GpuPlan, GpuProblem, KernelPlan, Ranked};
+use crate::plan::{Algorithm, Layout};
 use crate::{Chain, Error, Result, Scalar};
 
 /// What is multiplied by.
@@ -19,6 +19,23 @@ pub(super) enum Part {
     Factor(usize),
     /// The product of all.
     Whole,
+}
+
+/// Device addresses of what a multiplication reads and writes.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) x: u64,
+    /// 0 where nothing is added.
+    pub(super) residual: u64,
+    pub(super) y: u64,
+}
+
+impl Ends {
+    /// What plans for them depend on.
+    pub(super) fn key(self, n: usize, layout: Layout) -> Key {
+        let aligned = (self.x | self.residual | self.y).is_multiple_of(16);
+        Key { n, layout, aligned, apart: false }
+    }
 }
 
 /// One of the things that are queued one after the other.
@@ -47,16 +64,17 @@ impl<T: Scalar> Way<T> {
     /// # Safety
     ///
     /// The device's context is current and `stream` belongs to it; `x` and `y` are addresses of as many elements as the way was
-    /// made for, aligned as it was told, alive until the work is done; `bias` is 0 or that of one number per row. No other
+    /// made for, aligned as it was told, alive until the work is done, `residual` too where the way adds one; `bias` is 0 or that of one number per row. No other
     /// launch of a way with working memory overlaps.
-    pub(super) unsafe fn run(&self, x: u64, y: u64, bias: u64, n: usize, stream: &Stream) -> Result<()> {
+    pub(super) unsafe fn run(&self, ends: Ends, bias: u64, n: usize, stream: &Stream) -> Result<()> {
+        let Ends { x, residual, y } = ends;
         match self {
             Way::Kernel { weights, launch, .. } => {
-                let args = Args { x, w: weights.pointer(), bias, y, n: n as i64 };
+                let args = Args { x, w: weights.pointer(), bias, y, n: n as i64, residual };
                 // SAFETY: the caller's word; the weights were packed for this plan and are kept by the way.
                 unsafe { launch.run(&args, stream.raw()) }
             }
-            // SAFETY: the caller's word. Its bias is its own.
+            // SAFETY: the caller's word. Its bias is its own, and it adds no residual.
             Way::Library { vendor, .. } => unsafe { vendor.launch_raw(x, y, stream.raw()) },
         }
     }
@@ -85,8 +103,8 @@ impl<T: Scalar> Operator<T> {
 
     /// The whole multiplication as the planner sees it.
     pub(super) fn chain_problem(&self, key: Key) -> ChainProblem {
-        let Key { n, layout, aligned } = key;
-        ChainProblem {
+        let Key { n, layout, aligned, apart } = key;
+        let problem = ChainProblem {
             chain: self.chain.pattern().clone(),
             dtype: T::DTYPE,
             precision: self.precision,
@@ -95,7 +113,9 @@ impl<T: Scalar> Operator<T> {
             aligned,
             bias: self.bias.is_some(),
             activation: self.activation,
-        }
+            join: self.join,
+        };
+        if apart { problem.before_join() } else { problem }
     }
 
     /// How a part is called.

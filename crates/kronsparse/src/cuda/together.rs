@@ -7,6 +7,7 @@ use super::memory::Buffer;
 use super::operator::{Key, Operator, Shared};
 use super::options::Plans;
 use super::step::{Step, Way};
+use crate::plan::Join;
 use crate::plan::gpu::{Cut, FusedPlan, Rejected, cuts};
 use crate::{Error, Result, Scalar};
 
@@ -68,17 +69,29 @@ impl<T: Scalar> Operator<T> {
     /// The chain by this project's kernels alone, in the order of application.
     pub(super) fn by_kernels(&self, key: Key, shared: &mut Shared<T>) -> Result<Vec<Step<T>>> {
         let count = self.chain.factors().len();
-        let singles = (0..count).map(|at| self.planned_seconds(at, key)).collect::<Result<Vec<_>>>()?;
+        // A kernel for several factors may join outputs that none for one factor does.
+        let joined = |at: usize| at == 0 && self.join != Join::None && !key.apart;
+        let single = |at: usize| match self.planned_seconds(at, key) {
+            Err(Error::Unsupported { .. }) if joined(at) => Ok(None),
+            seconds => seconds.map(Some),
+        };
+        let singles = (0..count).map(single).collect::<Result<Vec<_>>>()?;
         // Who asks for a family for several factors gets it wherever it has a plan, for as many factors as it takes.
         let forced = self.forced();
         let several = forced || matches!(self.plans, Plans::Best);
         let seconds = |at: usize, several_factors: usize| match several_factors {
-            1 if forced => Some(FORCED * singles[at].max(1.0)),
-            1 => Some(singles[at]),
+            1 if forced => singles[at].map(|seconds| FORCED * seconds.max(1.0)),
+            1 => singles[at],
             count if several => self.fused_plan(Cut { at, count }, key).ok().map(|plan| plan.seconds()),
             _ => None,
         };
-        let (found, _) = cuts(count, seconds);
+        let (found, all) = cuts(count, seconds);
+        if !all.is_finite() {
+            return Err(Error::Unsupported {
+                what: format!("multiplying by {} in {}", self.pattern(), T::DTYPE),
+                why: format!("no kernel joins the {}", self.join),
+            });
+        }
         let steps = found.into_iter().map(|cut| match cut.count {
             1 => self.planned(cut.at, key, shared),
             _ => self.together(cut, key, shared),

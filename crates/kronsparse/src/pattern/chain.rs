@@ -67,6 +67,42 @@ impl<T: Scalar> Chain<T> {
         self.pattern.parameters()
     }
 
+    /// Two chains of the same patterns as one, whose rows come in twos: row `2r` is row `r` of `gate`, row `2r + 1` is row `r` of
+    /// `up`. With [`Join::Gate`](crate::Join::Gate) it makes a gated linear unit that reads `X` once.
+    ///
+    /// The right-most factor, which is applied first, has twice the outputs, all others twice the lanes: `(a, 2b, c, 1)`, and then
+    /// `(a, b, c, 2d)`. Interleaving is possible where the right-most factor has no lanes.
+    ///
+    /// Errors: [`Error::Mismatch`] for chains of different patterns, [`Error::Unsupported`] for a right-most factor with `d > 1`.
+    pub fn gated(gate: &Chain<T>, up: &Chain<T>) -> Result<Chain<T>> {
+        if gate.pattern != up.pattern {
+            return Err(Error::Mismatch {
+                what: "a gate and what it gates have the same patterns",
+                left: gate.pattern.to_string(),
+                right: up.pattern.to_string(),
+            });
+        }
+        let first = gate.factors.len() - 1;
+        let lanes = gate.factors[first].pattern().d();
+        if lanes != 1 {
+            return Err(Error::Unsupported {
+                what: format!("interleaving two chains {}", gate.pattern),
+                why: format!("the right-most factor must have d = 1, found {lanes}"),
+            });
+        }
+        let factors = gate.factors.iter().zip(&up.factors).enumerate().map(|(at, (gate, up))| {
+            let [a, b, c, d] = gate.pattern().shape();
+            let pattern = if at == first { Pattern::new(a, 2 * b, c, 1) } else { Pattern::new(a, b, c, 2 * d) }?;
+            Ok(Factor::from_fn(pattern, |i, o, l, j| {
+                // The last bit of an output, or of a lane, says which of the two chains it is of.
+                let number = if at == first { o } else { j };
+                let from = if number % 2 == 0 { gate } else { up };
+                if at == first { from.weight(i, o / 2, l, j) } else { from.weight(i, o, l, j / 2) }
+            }))
+        });
+        Chain::new(factors.collect::<Result<_>>()?)
+    }
+
     /// The transposed product: `K_Lᵀ … K_1ᵀ`.
     pub fn transpose(&self) -> Chain<T> {
         self.reversed(Factor::transpose)

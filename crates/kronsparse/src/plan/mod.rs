@@ -4,6 +4,7 @@ mod activation;
 mod algorithm;
 pub mod compressed;
 pub mod gpu;
+mod join;
 mod layout;
 pub mod permutation;
 pub mod product;
@@ -11,6 +12,7 @@ mod tile;
 
 pub use activation::Activation;
 pub use algorithm::Algorithm;
+pub use join::Join;
 pub use layout::Layout;
 pub use tile::{CpuMachine, Tile};
 

@@ -6,7 +6,7 @@ use kronsparse::cuda::timing::Caches;
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
 use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Precision};
-use kronsparse::{Activation, ChainPattern, DType, Error, Layout, Scalar};
+use kronsparse::{Activation, ChainPattern, DType, Error, Join, Layout, Scalar};
 
 use crate::behaviour::{assert_right, three};
 use crate::engine::{Cuda, refusals};
@@ -40,6 +40,7 @@ pub(crate) fn algorithms(device: &Device) -> Result<(), String> {
                     dtypes: vec![DType::F16, DType::Bf16, DType::F32, DType::F64],
                     bias: true,
                     activation: Activation::Gelu,
+                    join: Join::None,
                 }
             })
             .collect();
@@ -64,6 +65,7 @@ fn agrees<T: Scalar>(text: &str, operator: &Operator<T>, bias: bool, n: usize, l
         aligned: true,
         bias,
         activation: Activation::Silu,
+        join: Join::None,
     };
     let limit = Options::<T>::default().memory_limit;
     let plan = ChainPlan::new(&problem, operator.device().machine(), Some(limit)).unwrap();

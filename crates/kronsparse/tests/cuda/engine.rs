@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
 use kronsparse::plan::{Algorithm, gpu};
-use kronsparse::{ChainPattern, DType, Error, Layout, Result, Scalar};
+use kronsparse::{ChainPattern, DType, Error, Join, Layout, Result, Scalar};
 
 use crate::harness::inputs::{is_nan, nan};
 use crate::harness::{Case, Engine, Job, Ready};
@@ -67,23 +67,26 @@ impl Engine for Cuda {
         let options = Options {
             bias: job.bias.map(<[T]>::to_vec),
             activation: job.activation,
+            join: job.join,
             algorithm: self.algorithm,
             plans: self.plans.clone(),
             ..Options::default()
         };
         let operator = Operator::new(&self.device, job.chain, options)?;
-        Ok(Box::new(OnDevice { operator, stream: Stream::new(&self.device)?, offset: self.offset }))
+        let stream = Stream::new(&self.device)?;
+        Ok(Box::new(OnDevice { operator, join: job.join, stream, offset: self.offset }))
     }
 }
 
 struct OnDevice<T: Scalar> {
     operator: Operator<T>,
+    join: Join,
     stream: Stream,
     offset: usize,
 }
 
 impl<T: Scalar> Ready<T> for OnDevice<T> {
-    fn run(&mut self, x: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()> {
+    fn run(&mut self, x: &[T], residual: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()> {
         let device = self.operator.device().clone();
         let start = FENCE + self.offset;
         let fenced = |inside: &[T]| -> Result<Buffer<T>> {
@@ -92,11 +95,20 @@ impl<T: Scalar> Ready<T> for OnDevice<T> {
             Buffer::from_slice(&device, &memory)
         };
         let (on_device, result) = (fenced(x)?, fenced(&vec![nan::<T>(); y.len()])?);
+        let added = fenced(residual)?;
         let (from, to) = (on_device.pointer_at(start), result.pointer_at(start));
         self.operator.prepare(n, layout)?;
-        // SAFETY: both addresses are those of `n · cols` and `n · rows` elements, which live until the end of this function;
+        // SAFETY: the addresses are those of `n · cols` and `n · rows` elements, which live until the end of this function;
         // the copy below waits for the GPU.
-        unsafe { self.operator.launch(from, to, n, layout, &self.stream)? };
+        unsafe {
+            match self.join {
+                Join::Residual => {
+                    let added = added.pointer_at(start);
+                    self.operator.launch_residual(from, added, to, n, layout, &self.stream)?;
+                }
+                Join::None | Join::Gate => self.operator.launch(from, to, n, layout, &self.stream)?,
+            }
+        }
         let memory = result.to_vec()?;
         y.copy_from_slice(&memory[start..start + y.len()]);
         let outside = memory[..start].iter().chain(&memory[start + y.len()..]);

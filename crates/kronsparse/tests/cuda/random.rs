@@ -6,7 +6,7 @@ use fastrand::Rng;
 use kronsparse::cuda::{Device, Plans};
 use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{ChainProblem, FusedPlan, GpuPlan, PairPlan, Precision, plain};
-use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern};
+use kronsparse::{Activation, ChainPattern, DType, Join, Layout, Pattern};
 
 use crate::engine::{Cuda, refusals};
 use crate::harness::{Case, inputs, run};
@@ -17,6 +17,12 @@ const REAL: [DType; 4] = [DType::F16, DType::Bf16, DType::F32, DType::F64];
 /// A size whose logarithm is evenly spread, so that 1 and 2 are as frequent as 100 to 200.
 fn size(rng: &mut Rng, most: usize) -> usize {
     ((most as f64 + 1.0).powf(rng.f64()) as usize).clamp(1, most)
+}
+
+/// Half of the outputs are joined with something, by a gate where they come in twos.
+fn join(rng: &mut Rng, chain: &ChainPattern) -> Join {
+    let join = if rng.bool() { Join::None } else { Join::ALL[rng.usize(..3)] };
+    if join.outputs(chain.rows()).is_ok() { join } else { Join::Residual }
 }
 
 /// One factor, or two that multiply, small enough for the oracle.
@@ -57,6 +63,7 @@ pub(crate) fn patterns(device: &Device) -> Result<(), String> {
             let name = format!("random/{at} {:?}", chain.patterns());
             Case {
                 name,
+                join: join(&mut rng, &chain),
                 chain,
                 batch: vec![n],
                 layouts: vec![layout],
@@ -98,8 +105,10 @@ pub(crate) fn pairs(device: &Device) -> Result<(), String> {
         // As many vectors as there is patience for: several tiles for every cluster where the patterns are small.
         let n = size(&mut rng, 20_000).min(8_000_000 / (first.nnz() + second.nnz())).max(1);
         let dtype = if rng.bool() { DType::F16 } else { DType::Bf16 };
+        let chain = ChainPattern::new(vec![second, first]).unwrap();
         let problem = ChainProblem {
-            chain: ChainPattern::new(vec![second, first]).unwrap(),
+            join: join(&mut rng, &chain),
+            chain,
             dtype,
             precision: Precision::Full,
             layout: Layout::BatchFirst,
@@ -120,8 +129,8 @@ pub(crate) fn pairs(device: &Device) -> Result<(), String> {
 }
 
 fn case(name: String, problem: ChainProblem) -> Case {
-    let ChainProblem { chain, dtype, precision: _, layout, batch, aligned: _, bias, activation } = problem;
-    Case { name, chain, batch: vec![batch], layouts: vec![layout], dtypes: vec![dtype], bias, activation }
+    let ChainProblem { chain, dtype, precision: _, layout, batch, aligned: _, bias, activation, join } = problem;
+    Case { name, chain, batch: vec![batch], layouts: vec![layout], dtypes: vec![dtype], bias, activation, join }
 }
 
 /// Random chains of two to four factors, any patterns, through one kernel, by a plan of each family that has one: the best by
@@ -165,8 +174,10 @@ pub(crate) fn chains(device: &Device) -> Result<(), String> {
             continue;
         }
         let kinds = [DType::F16, DType::Bf16, DType::F32];
+        let chain = ChainPattern::new(patterns).unwrap();
         let problem = ChainProblem {
-            chain: ChainPattern::new(patterns).unwrap(),
+            join: join(&mut rng, &chain),
+            chain,
             dtype: kinds[rng.usize(..3)],
             precision: Precision::Full,
             layout: if round { Layout::BatchFirst } else { Layout::ALL[rng.usize(..2)] },
@@ -233,6 +244,7 @@ pub(crate) fn plain_tiles(device: &Device) -> Result<(), String> {
             dtypes: vec![dtype],
             bias: rng.bool(),
             activation: Activation::None,
+            join: if rng.bool() { Join::None } else { Join::Residual },
             chain,
         };
         let legal = Arc::new(std::sync::atomic::AtomicBool::new(true));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 use kronsparse::plan::gpu::{ChainMmaPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, KernelPlan, Precision};
-use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern};
+use kronsparse::{Activation, ChainPattern, DType, Join, Layout, Pattern};
 
 use super::plans::{Case, Plan, machines};
 
@@ -34,6 +34,7 @@ pub(crate) fn chains(count: usize) -> Vec<Case> {
     for round in 0..12 {
         for (at, patterns) in CHAINS.into_iter().enumerate() {
             let mix = at * 5 + round * 7;
+            let last = patterns[patterns.len() - 1];
             let pattern = |&[a, b, c, d]: &[usize; 4]| Pattern::new(a, b, c, d).expect("a pattern");
             let problem = ChainProblem {
                 chain: ChainPattern::new(patterns.iter().rev().map(pattern).collect()).expect("factors that fit"),
@@ -44,6 +45,11 @@ pub(crate) fn chains(count: usize) -> Vec<Case> {
                 aligned: mix % 5 != 0,
                 bias: mix % 3 == 0,
                 activation: Activation::ALL[mix % 5],
+                join: match Join::ALL[(at + round) % 3] {
+                    // Outputs that do not come in twos.
+                    Join::Gate if last[1] * last[3] % 2 == 1 => Join::Residual,
+                    join => join,
+                },
             };
             let mut plans = ChainMmaPlan::candidates(&problem, &machines()[round % 2]);
             if at + 1 == CHAINS.len() {
@@ -98,6 +104,7 @@ pub(crate) fn wgmma_chains(count: usize) -> Vec<Case> {
                 aligned: true,
                 bias: mix % 3 == 0,
                 activation: Activation::ALL[mix % 5],
+                join: [Join::None, Join::Residual][(at + round) % 2],
             };
             let mut plans = ChainWgmmaPlan::candidates(&problem, &machine);
             assert!(!plans.is_empty(), "{problem:?}: {:?}", ChainWgmmaPlan::choose(&problem, &machine));

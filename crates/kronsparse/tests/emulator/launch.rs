@@ -24,7 +24,7 @@ impl Buffer {
     }
 }
 
-/// A tensor map: which of the four buffers it is of (0 for `x`, 3 for `y`), and the numbers of a `CUtensorMap`.
+/// A tensor map: which of the buffers it is of (0 for `x`, 3 for `y`), and the numbers of a `CUtensorMap`.
 #[derive(Clone, Debug)]
 pub(crate) struct Map {
     pub(crate) buffer: u64,
@@ -44,12 +44,15 @@ pub(crate) struct Launch {
     pub(crate) cluster: u64,
     pub(crate) shared_bytes: u64,
     pub(crate) n: u64,
+    /// Whether kernels before it may not have ended when it begins.
+    pub(crate) overlaps: bool,
     /// How long it may take.
     pub(crate) seconds: u64,
     pub(crate) x: Option<Buffer>,
     pub(crate) w: Option<Buffer>,
     pub(crate) bias: Option<Buffer>,
     pub(crate) y: Option<Buffer>,
+    pub(crate) residual: Option<Buffer>,
     pub(crate) maps: Vec<Map>,
 }
 
@@ -101,17 +104,18 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 fn encode(launch: &Launch, late: bool, out: &mut Vec<u8>) {
-    let Launch { kernel, grid, threads, cluster, shared_bytes, n, seconds, x, w, bias, y, maps } = launch;
+    let Launch { kernel, grid, threads, cluster, shared_bytes, n, overlaps, seconds, x, w, bias, y, residual, maps } =
+        launch;
     let number = |out: &mut Vec<u8>, value: u64| out.extend(value.to_le_bytes());
     let text = |out: &mut Vec<u8>, bytes: &[u8]| {
         number(out, bytes.len() as u64);
         out.extend(bytes);
     };
     text(out, kernel.as_bytes());
-    for value in [u64::from(late), *grid, *threads, *cluster, *shared_bytes, *n, *seconds] {
+    for value in [u64::from(late), *grid, *threads, *cluster, *shared_bytes, *n, u64::from(*overlaps), *seconds] {
         number(out, value);
     }
-    for buffer in [x, w, bias, y] {
+    for buffer in [x, w, bias, y, residual] {
         number(out, u64::from(buffer.is_some()));
         let none = Buffer::default();
         let Buffer { bytes, offset } = buffer.as_ref().unwrap_or(&none);

@@ -6,6 +6,7 @@ mod compile;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod hopper;
+mod joins;
 mod kernels;
 mod launch;
 mod mutants;

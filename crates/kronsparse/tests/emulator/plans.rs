@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use fastrand::Rng;
 use half::{bf16, f16};
 use kronsparse::plan::gpu::{
-    ChainMmaPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, GpuPlan, GpuProblem, KernelPlan, Operand,
+    self, ChainMmaPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, GpuPlan, GpuProblem, KernelPlan, Operand,
     PairPlan, Precision, Swizzle, lanes_mma, narrow,
 };
-use kronsparse::{Activation, Chain, ChainPattern, DType, Layout, Pattern, Scalar};
+use kronsparse::{Activation, Chain, ChainPattern, DType, Join, Layout, Pattern, Scalar};
 
 use super::chain_plans;
 use super::compile::Source;
@@ -63,6 +63,7 @@ struct Task {
     aligned: bool,
     bias: bool,
     activation: Activation,
+    join: Join,
 }
 
 impl Plan {
@@ -83,14 +84,15 @@ impl Plan {
     fn task(&self) -> Task {
         match self {
             Plan::One(plan) => {
-                let GpuProblem { pattern, dtype, precision, layout, aligned, bias, activation, .. } = *plan.problem();
+                let GpuProblem { pattern, dtype, precision, layout, aligned, bias, activation, join, .. } =
+                    *plan.problem();
                 let chain = ChainPattern::new(vec![pattern]).expect("one factor");
-                Task { chain, dtype, precision, layout, aligned, bias, activation }
+                Task { chain, dtype, precision, layout, aligned, bias, activation, join }
             }
             Plan::Several(plan) => {
-                let ChainProblem { chain, dtype, precision, layout, batch: _, aligned, bias, activation } =
+                let ChainProblem { chain, dtype, precision, layout, batch: _, aligned, bias, activation, join } =
                     plan.problem().clone();
-                Task { chain, dtype, precision, layout, aligned, bias, activation }
+                Task { chain, dtype, precision, layout, aligned, bias, activation, join }
             }
         }
     }
@@ -133,6 +135,7 @@ fn problems() -> Vec<GpuProblem> {
                     aligned: mix % 5 != 0,
                     bias: mix % 2 == 0,
                     activation: Activation::ALL[mix % 5],
+                    join: Join::None,
                 });
             }
         }
@@ -153,8 +156,10 @@ pub(crate) fn spread(family: &str, count: usize) -> Vec<Case> {
     let mut found = picked(family);
     let (mut sources, mut problems) = (BTreeSet::new(), problems());
     rng.shuffle(&mut problems);
+    let joins: &[Join] = if family == "plain" { &[Join::None, Join::Residual] } else { &Join::ALL };
     for round in 0..3 {
         for (at, problem) in problems.iter().enumerate() {
+            let problem = &GpuProblem { join: joins[(at + round) % joins.len()], ..problem.clone() };
             let machine = &machines()[(at + round) % 2];
             let mut plans = GpuPlan::candidates(problem, machine);
             plans.retain(|plan| plan.name() == family && work(plan, problem.batch) < 4e7);
@@ -182,6 +187,7 @@ fn picked(family: &str) -> Vec<Case> {
         aligned: true,
         bias: false,
         activation: Activation::None,
+        join: Join::None,
     };
     let machine = &machines()[0];
     let plan = match family {
@@ -203,10 +209,24 @@ fn picked(family: &str) -> Vec<Case> {
             let problem = problem(64, 8, Layout::BatchFirst, 4);
             GpuPlan::Narrow(narrow::Plan::new(&problem, tile, machine).expect("a legal tile"))
         }
+
         _ => return Vec::new(),
     };
-    let n = plan.problem().batch;
-    vec![Case { plan: Plan::One(plan), n }]
+    let mut all = vec![plan];
+    if family == "narrow" {
+        // A gate of neighbouring outputs, each with its bias: few patterns have no lanes.
+        let pattern = Pattern::new(3, 24, 40, 1).expect("a pattern");
+        let gated = GpuProblem { pattern, bias: true, join: Join::Gate, ..problem(64, 8, Layout::BatchFirst, 3) };
+        all.push(gpu::family(family, &gated, machine).expect("a legal tile"));
+    }
+    if family == "lanes_mma" {
+        // A gate of outputs that go through shared memory.
+        let pattern = Pattern::new(1, 16, 16, 32).expect("a pattern");
+        let gated = GpuProblem { pattern, join: Join::Gate, ..problem(16, 3, Layout::BatchFirst, 64) };
+        let regroups = |plan: &GpuPlan| matches!(plan, GpuPlan::LanesMma(plan) if plan.tile().regroup);
+        all.extend(GpuPlan::candidates(&gated, machine).into_iter().find(regroups));
+    }
+    all.into_iter().map(|plan| Case { n: plan.problem().batch, plan: Plan::One(plan) }).collect()
 }
 
 /// Pairs of factors, each for a reason: round and odd numbers of hidden lanes, blocks and outputs, one to eight blocks a cluster.
@@ -240,6 +260,7 @@ fn pairs(count: usize) -> Vec<Case> {
                 aligned: true,
                 bias: mix % 3 == 0,
                 activation: Activation::ALL[mix % 5],
+                join: Join::ALL[(at + round) % 3],
             };
             let mut plans = PairPlan::candidates(&problem, &machine);
             if plans.is_empty() {
@@ -287,16 +308,17 @@ impl Case {
     fn draw_as<T: Scalar<Wide = f64>>(&self, at: usize, rng: &mut Rng) -> Drawn {
         let (plan, n) = (&self.plan, self.n);
         let (kernel, task) = (plan.kernel(), plan.task());
-        let Task { chain, dtype: _, precision, layout, aligned, bias, activation } = task;
+        let Task { chain, dtype: _, precision, layout, aligned, bias, activation, join } = task;
+        let factors = chain.patterns().len();
         let weights = Weights::<T>::draw(&chain, bias, Draw::of(&chain, n), rng);
         let packed = plan.pack(&weights.chain);
-        let job = Job { chain: &weights.chain, bias: weights.bias.as_deref(), activation };
-        let problem = Problem::new(job, weights.draw_input(n, layout, rng), n, layout);
+        let job = Job { chain: &weights.chain, bias: weights.bias.as_deref(), activation, join };
+        let problem = Problem::drawn(job, weights.draw_input(n, layout, rng), n, layout, rng);
         let bytes = |numbers: &[T]| bytemuck::cast_slice::<T, u8>(numbers).to_vec();
         // Aligned for the copy engine and not better, or for one element and not better.
         let offset = if aligned { 16 } else { size_of::<T>() as u64 };
         let buffer = |bytes, offset| Some(Buffer { bytes, offset });
-        let count = n * chain.rows();
+        let count = problem.expected.len();
         let launch = Launch {
             kernel: format!("case {at}"),
             grid: u64::from(kernel.grid(n)),
@@ -304,16 +326,22 @@ impl Case {
             cluster: u64::from(kernel.cluster()),
             shared_bytes: u64::from(kernel.shared_bytes()),
             n: n as u64,
+            overlaps: true,
             seconds: 60,
             x: buffer(bytes(&problem.x), offset),
             w: buffer(bytes(&packed), 0),
             bias: weights.bias.as_ref().and_then(|bias| buffer(bytes(bias), size_of::<T>() as u64)),
             y: buffer(vec![0xFF; count * size_of::<T>()], offset),
+            residual: if problem.residual.is_empty() { None } else { buffer(bytes(&problem.residual), offset) },
             maps: kernel.tensor_maps(n).into_iter().map(|map| self.map(&map)).collect(),
         };
-        // TF32 has 10 bits after the point, and both factors of a product are rounded to it.
-        let tf32 = T::DTYPE == DType::F32 && precision == Precision::Tf32;
-        let tolerance = if tf32 { problem.tolerance.max(2f64.powi(-10)) } else { problem.tolerance };
+        // TF32 has 10 bits after the point, and both factors of a product are rounded to it; three such products are short of a
+        // product in f32 by 2^-22 of it.
+        let tolerance = match (T::DTYPE, precision) {
+            (DType::F32, Precision::Tf32) => problem.tolerance.max(2f64.powi(-10)),
+            (DType::F32, Precision::Full) => problem.tolerance + factors as f64 * 2f64.powi(-22),
+            _ => problem.tolerance,
+        };
         let judge = move |y: &[u8]| {
             let y: Vec<T> = y.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect();
             compare(&y, &problem.expected, tolerance, n, layout)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kronsparse::{Activation, ChainPattern, DType, Layout, Pattern};
+use kronsparse::{Activation, ChainPattern, DType, Join, Layout, Pattern};
 use serde::Deserialize;
 
 /// One line of the test plan; `testdata/README.md` describes the keys.
@@ -17,6 +17,7 @@ pub(crate) struct Case {
     pub(crate) dtypes: Vec<DType>,
     pub(crate) bias: bool,
     pub(crate) activation: Activation,
+    pub(crate) join: Join,
 }
 
 #[derive(Deserialize)]
@@ -37,6 +38,7 @@ struct Raw {
     #[serde(default)]
     bias: bool,
     activation: Option<String>,
+    join: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -105,8 +107,10 @@ fn check(raw: Raw) -> Result<Case, String> {
         return Err("`batch` is empty, so it would never run".into());
     }
     let activation = raw.activation.as_deref().unwrap_or("none").parse().map_err(|e| format!("{e}"))?;
+    let join: Join = raw.join.as_deref().unwrap_or("none").parse().map_err(|e| format!("{e}"))?;
     let chain = ChainPattern::new(patterns).map_err(|e| e.to_string())?;
-    Ok(Case { name: raw.name, chain, batch, layouts, dtypes, bias: raw.bias, activation })
+    join.outputs(chain.rows()).map_err(|e| e.to_string())?;
+    Ok(Case { name: raw.name, chain, batch, layouts, dtypes, bias: raw.bias, activation, join })
 }
 
 /// The named items, or all of them when the key is absent.

@@ -2,13 +2,14 @@
 
 use kronsparse::cpu::{Isa, Operator, Options, Scratch};
 use kronsparse::plan::Algorithm;
-use kronsparse::{Activation, Chain, ChainPattern, Error, Layout, Result, Scalar};
+use kronsparse::{Activation, Chain, ChainPattern, Error, Join, Layout, Result, Scalar};
 
 /// What is to be multiplied, before any input is known.
 pub(crate) struct Job<'a, T> {
     pub(crate) chain: &'a Chain<T>,
     pub(crate) bias: Option<&'a [T]>,
     pub(crate) activation: Activation,
+    pub(crate) join: Join,
 }
 
 // By hand, because the derived ones would ask for `T: Copy`.
@@ -33,8 +34,8 @@ pub(crate) trait Engine: Sync {
 
 /// An engine with packed weights.
 pub(crate) trait Ready<T> {
-    /// Multiplies `n` vectors of `x` into `y`, both in `layout`.
-    fn run(&mut self, x: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()>;
+    /// Multiplies `n` vectors of `x` into `y`, both in `layout`, as is `residual`, which is empty but for [`Join::Residual`].
+    fn run(&mut self, x: &[T], residual: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()>;
 }
 
 /// The library's CPU engine with one algorithm, a limit on threads and one instruction set.
@@ -71,27 +72,32 @@ impl Engine for Cpu {
         let options = Options {
             bias: job.bias.map(<[T]>::to_vec),
             activation: job.activation,
+            join: job.join,
             algorithm: self.algorithm,
             threads: self.threads,
             isa: self.isa,
         };
         let operator = Operator::new(job.chain, options)?;
         let (rows, cols) = (operator.rows(), operator.cols());
-        if (rows, cols) != (job.chain.rows(), job.chain.cols()) {
+        if (rows, cols) != (job.join.outputs(job.chain.rows())?, job.chain.cols()) {
             return Err(Error::Numerical { what: "operator".into(), why: format!("says it is {rows} × {cols}") });
         }
-        Ok(Box::new(WithScratch { operator, scratch: Scratch::default() }))
+        Ok(Box::new(WithScratch { operator, join: job.join, scratch: Scratch::default() }))
     }
 }
 
 /// An operator whose scratch is used again and again, so it holds whatever the last batch left in it.
 struct WithScratch<T: Scalar> {
     operator: Operator<T>,
+    join: Join,
     scratch: Scratch,
 }
 
 impl<T: Scalar> Ready<T> for WithScratch<T> {
-    fn run(&mut self, x: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()> {
-        self.operator.apply_with(x, y, n, layout, &mut self.scratch)
+    fn run(&mut self, x: &[T], residual: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()> {
+        match self.join {
+            Join::Residual => self.operator.apply_residual_with(x, residual, y, n, layout, &mut self.scratch),
+            Join::None | Join::Gate => self.operator.apply_with(x, y, n, layout, &mut self.scratch),
+        }
     }
 }

@@ -11,9 +11,9 @@ use super::{Outcome, Problem, Ready};
 /// One run on fenced, poisoned memory.
 /// `slack` as in [`Engine::slack`](super::Engine::slack).
 pub(crate) fn one<T: Scalar>(ready: &mut dyn Ready<T>, problem: &Problem<T>, slack: f64) -> Outcome {
-    let x = Fenced::new(&problem.x);
+    let (x, residual) = (Fenced::new(&problem.x), Fenced::new(&problem.residual));
     let mut y = Fenced::<T>::poisoned(problem.expected.len());
-    if let Err(outcome) = guarded(|| ready.run(x.get(), y.get_mut(), problem.n, problem.layout)) {
+    if let Err(outcome) = guarded(|| ready.run(x.get(), residual.get(), y.get_mut(), problem.n, problem.layout)) {
         return outcome;
     }
     if let Some(at) = y.broken() {

@@ -21,7 +21,7 @@ use std::thread;
 use fastrand::Rng;
 use half::{bf16, f16};
 use kronsparse::scalar::Wide;
-use kronsparse::{Activation, DType, Layout, Scalar, reference};
+use kronsparse::{Activation, DType, Join, Layout, Scalar, reference};
 use num_complex::{Complex32, Complex64};
 
 pub(crate) use case::Case;
@@ -78,12 +78,13 @@ fn unit<T: Scalar, E: Engine>(case: &Case, engines: &[E], refusals: &Refusals, s
             continue;
         }
         let weights = inputs::Weights::<T>::draw(&case.chain, case.bias, draw, &mut rng);
-        let job = Job { chain: &weights.chain, bias: weights.bias.as_deref(), activation: case.activation };
+        let (activation, join) = (case.activation, case.join);
+        let job = Job { chain: &weights.chain, bias: weights.bias.as_deref(), activation, join };
         let mut problems: Vec<Problem<T>> = Vec::new();
         for n in batches {
             for &layout in &case.layouts {
                 let x = weights.draw_input(n, layout, &mut rng);
-                problems.push(Problem::new(job, x, n, layout));
+                problems.push(Problem::drawn(job, x, n, layout, &mut rng));
             }
         }
         for engine in engines {
@@ -117,6 +118,8 @@ pub(crate) struct Problem<T: Scalar> {
     pub(crate) layout: Layout,
     /// The input, `n · cols` elements.
     pub(crate) x: Vec<T>,
+    /// What is added to the result, of its size; empty where nothing is.
+    pub(crate) residual: Vec<T>,
     /// The oracle's unrounded result, `n · rows` elements.
     pub(crate) expected: Vec<T::Wide>,
     /// The largest relative error that an engine may show.
@@ -124,21 +127,49 @@ pub(crate) struct Problem<T: Scalar> {
 }
 
 impl<T: Scalar> Problem<T> {
-    /// Asks the oracle. The tolerance is [`DType::tolerance`]; where a bias or an activation makes the result smaller
-    /// than the product before it, the product's rounding errors stay, so it grows by `(‖W x‖ + ‖bias‖) / ‖result‖`.
-    pub(crate) fn new(job: Job<T>, x: Vec<T>, n: usize, layout: Layout) -> Problem<T> {
+    /// [`Problem::new`] with a residual where the job wants one, of numbers about as large as the result's.
+    pub(crate) fn drawn(job: Job<T>, x: Vec<T>, n: usize, layout: Layout, rng: &mut Rng) -> Problem<T> {
+        let count = if job.join == Join::Residual { n * job.chain.rows() } else { 0 };
+        let mut number = || 2.0 * rng.f64() - 1.0;
+        let residual = (0..count).map(|_| T::narrow(T::Wide::from_parts(number(), 0.0))).collect();
+        Problem::new(job, (x, residual), n, layout)
+    }
+
+    /// Asks the oracle. The tolerance is [`DType::tolerance`]; where a bias, an activation or a residual makes the result smaller
+    /// than the product before it, the product's rounding errors stay, so it grows by `(‖W x‖ + ‖bias‖ + ‖R‖) / ‖result‖`. Of a gate
+    /// `f(u)·v` errors of `u` and of `v`, which are as large for all elements, are multiplied by the other: as `f` is no steeper
+    /// than 1.13 (GELU), by `(1.13 · rms(u) · ‖v‖ + rms(v) · ‖f(u)‖) / ‖result‖`.
+    pub(crate) fn new(job: Job<T>, (x, residual): (Vec<T>, Vec<T>), n: usize, layout: Layout) -> Problem<T> {
         let pattern = job.chain.pattern();
-        let expected = reference::multiply(job.chain, job.bias, job.activation, &x, n, layout);
+        let Job { chain, bias, activation, join } = job;
+        let expected = reference::multiply_joined(chain, bias, activation, join, (&x, &residual), n, layout);
         let mut tolerance = T::DTYPE.tolerance(pattern.longest_sum(), pattern.patterns().len());
-        if job.bias.is_some() || job.activation != Activation::None {
-            let product = norm(reference::multiply(job.chain, None, Activation::None, &x, n, layout));
-            let bias = norm(job.bias.unwrap_or_default().iter().map(|b| b.widen())) * (n as f64).sqrt();
-            let result = norm(expected.iter().copied());
-            if result > 0.0 {
-                tolerance *= ((product + bias) / result).max(1.0);
+        let result = norm(expected.iter().copied());
+        let larger = match join {
+            Join::Gate => {
+                let rows = chain.rows();
+                let v = reference::multiply(chain, bias, Activation::None, &x, n, layout);
+                let half = |odd: usize| {
+                    let places = (0..n).flat_map(move |batch| (odd..rows).step_by(2).map(move |row| (batch, row)));
+                    places.map(|(batch, row)| v[layout.index(batch, row, n, rows)].parts().0).collect::<Vec<f64>>()
+                };
+                let (gates, ups) = (half(0), half(1));
+                let size = |numbers: &[f64]| numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
+                let activated: Vec<f64> = gates.iter().map(|&x| activation.apply(x)).collect();
+                let count = (gates.len().max(1) as f64).sqrt();
+                (1.13 * size(&gates) * size(&ups) + size(&ups) * size(&activated)) / count
             }
+            _ if bias.is_some() || activation != Activation::None || join == Join::Residual => {
+                let product = norm(reference::multiply(chain, None, Activation::None, &x, n, layout));
+                let bias = norm(bias.unwrap_or_default().iter().map(|b| b.widen())) * (n as f64).sqrt();
+                product + bias + norm(residual.iter().map(|r| r.widen()))
+            }
+            _ => result,
+        };
+        if result > 0.0 {
+            tolerance *= (larger / result).max(1.0);
         }
-        Problem { n, layout, x, expected, tolerance }
+        Problem { n, layout, x, residual, expected, tolerance }
     }
 }
 

@@ -3,8 +3,9 @@
 //! Each is the definition in plain loops with a mistake that somebody could make in a kernel.
 
 use kronsparse::scalar::Wide;
-use kronsparse::{Activation, DType, Error, Layout, Pattern, Result, Scalar};
+use kronsparse::{Activation, DType, Error, Join, Layout, Pattern, Result, Scalar};
 
+use super::inputs::nan;
 use super::{Case, Engine, Job, Ready, Record};
 
 /// Which mistake.
@@ -38,6 +39,10 @@ pub(crate) enum Mutant {
     NarrowStore,
     /// The imaginary parts of weights change sign.
     Conjugated,
+    /// The residual is not added.
+    MissingResidual,
+    /// A gate and what it gates change places.
+    SwappedGate,
     /// Every run panics, as an index out of bounds does.
     Panics,
     /// Everything is refused.
@@ -56,7 +61,7 @@ pub(crate) enum Must {
 }
 
 impl Mutant {
-    pub(crate) const WRONG: [Mutant; 16] = [
+    pub(crate) const WRONG: [Mutant; 18] = [
         Mutant::SwappedLanes,
         Mutant::UnwrittenLastRow,
         Mutant::UnwrittenLastVector,
@@ -70,6 +75,8 @@ impl Mutant {
         Mutant::WrongLayout,
         Mutant::NarrowStore,
         Mutant::Conjugated,
+        Mutant::MissingResidual,
+        Mutant::SwappedGate,
         Mutant::Panics,
         Mutant::Refuses,
         Mutant::Errors,
@@ -88,12 +95,15 @@ impl Mutant {
             Mutant::LostLastTerm => true,
             Mutant::ReversedChain => is_reversible(patterns),
             Mutant::MissingBias => case.bias,
-            Mutant::LateBias => case.bias && case.activation != Activation::None,
+            Mutant::LateBias => case.bias && case.activation != Activation::None && case.join != Join::Gate,
             Mutant::MissingActivation => case.activation != Activation::None,
             Mutant::OtherGelu => matches!(case.activation, Activation::Gelu | Activation::GeluTanh),
             Mutant::WrongLayout => run.layout == Layout::BatchLast && run.batch > 1 && case.chain.rows() > 1,
             Mutant::NarrowStore => run.dtype != DType::Bf16,
             Mutant::Conjugated => run.dtype.is_complex(),
+            Mutant::MissingResidual => case.join == Join::Residual,
+            // Without an activation the two are equal.
+            Mutant::SwappedGate => case.join == Join::Gate && case.activation != Activation::None,
         };
         // In a narrow type one term of many, or the last digits after several roundings, are within the rounding.
         let narrow = matches!(run.dtype, DType::F16 | DType::Bf16);
@@ -144,25 +154,54 @@ impl Mutant {
         }
     }
 
-    fn epilogue<T: Scalar>(self, job: Job<T>, row: usize, value: T::Wide) -> T {
-        let bias = job.bias.map_or(T::Wide::ZERO, |bias| bias[row].widen());
-        let activation = match (self, job.activation) {
+    /// [`Mutant::multiply`], and the join after it.
+    fn joined<T: Scalar>(self, job: Job<T>, (x, residual): (&[T], &[T]), y: &mut [T], n: usize, layout: Layout) {
+        match job.join {
+            Join::Gate => {
+                let rows = job.chain.rows();
+                let mut v = vec![nan::<T>(); n * rows];
+                self.multiply(Job { activation: Activation::None, ..job }, x, &mut v, n, layout);
+                let shift = if self == Mutant::SwappedGate { 1 } else { 0 };
+                for (batch, row) in (0..n).flat_map(|batch| (0..rows / 2).map(move |row| (batch, row))) {
+                    let of = |odd: usize| v[layout.index(batch, 2 * row + (odd + shift) % 2, n, rows)].widen();
+                    let gate = self.activated(job.activation, of(0));
+                    y[layout.index(batch, row, n, rows / 2)] = self.stored(gate * of(1));
+                }
+            }
+            Join::Residual if self != Mutant::MissingResidual => {
+                self.multiply(job, x, y, n, layout);
+                y.iter_mut().zip(residual).for_each(|(y, r)| *y = self.stored(y.widen() + r.widen()));
+            }
+            Join::None | Join::Residual => self.multiply(job, x, y, n, layout),
+        }
+    }
+
+    fn activated<W: Wide>(self, activation: Activation, value: W) -> W {
+        let activation = match (self, activation) {
             (Mutant::MissingActivation, _) => Activation::None,
             (Mutant::OtherGelu, Activation::Gelu) => Activation::GeluTanh,
             (Mutant::OtherGelu, Activation::GeluTanh) => Activation::Gelu,
             (_, activation) => activation,
         };
-        let activate = |value: T::Wide| match activation {
+        match activation {
             Activation::None => value,
-            _ => T::Wide::from_parts(activation.apply(value.parts().0), 0.0),
-        };
+            _ => W::from_parts(activation.apply(value.parts().0), 0.0),
+        }
+    }
+
+    fn stored<T: Scalar>(self, value: T::Wide) -> T {
+        T::narrow(if self == Mutant::NarrowStore { narrower::<T>(value) } else { value })
+    }
+
+    fn epilogue<T: Scalar>(self, job: Job<T>, row: usize, value: T::Wide) -> T {
+        let bias = job.bias.map_or(T::Wide::ZERO, |bias| bias[row].widen());
+        let activate = |value: T::Wide| self.activated(job.activation, value);
         let value = match self {
             Mutant::MissingBias => activate(value),
             Mutant::LateBias => activate(value) + bias,
             _ => activate(accumulated::<T>(value + bias)),
         };
-        let value = if self == Mutant::NarrowStore { narrower::<T>(value) } else { value };
-        T::narrow(value)
+        self.stored(value)
     }
 }
 
@@ -198,7 +237,8 @@ impl Engine for Mutant {
     }
 
     fn prepare<'a, T: Scalar>(&'a self, job: Job<'a, T>) -> Result<Box<dyn Ready<T> + 'a>> {
-        if *self == Mutant::Refuses || (T::DTYPE.is_complex() && job.activation != Activation::None) {
+        let real = job.activation != Activation::None || job.join != Join::None;
+        if *self == Mutant::Refuses || (T::DTYPE.is_complex() && real) {
             return Err(Error::Unsupported { what: "a mutant".into(), why: "it refuses".into() });
         }
         Ok(Box::new(Running { mutant: *self, job }))
@@ -211,12 +251,12 @@ struct Running<'a, T> {
 }
 
 impl<T: Scalar> Ready<T> for Running<'_, T> {
-    fn run(&mut self, x: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()> {
+    fn run(&mut self, x: &[T], residual: &[T], y: &mut [T], n: usize, layout: Layout) -> Result<()> {
         match self.mutant {
             Mutant::Panics => panic!("index out of bounds, on purpose"),
             Mutant::Errors => Err(Error::EmptyChain),
             mutant => {
-                mutant.multiply(self.job, x, y, n, layout);
+                mutant.joined(self.job, (x, residual), y, n, layout);
                 Ok(())
             }
         }

@@ -56,6 +56,6 @@ impl<T: Scalar> Finish<T> {
     pub(super) unsafe fn launch(&self, batch: usize, y: u64, stream: CUstream) -> Result<()> {
         let bias = self.bias.as_ref().map_or(0, Buffer::pointer);
         // SAFETY: the caller's word; the bias has one number per row.
-        unsafe { self.kernel.run(self.grid, &Args { x: 0, w: 0, bias, y, n: batch as i64 }, stream) }
+        unsafe { self.kernel.run(self.grid, &Args { x: 0, w: 0, bias, y, n: batch as i64, residual: 0 }, stream) }
     }
 }

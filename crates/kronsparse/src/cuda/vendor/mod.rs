@@ -21,6 +21,9 @@ use cudarc::driver::sys::CUstream;
 
 pub use self::handles::Session;
 pub use self::permute_bmm::Part;
+pub(super) use self::small::Small;
+#[cfg(test)]
+pub(super) use self::small::assert_compiles;
 pub(super) use self::trial::Trial;
 
 use self::finish::Finish;

@@ -53,7 +53,7 @@ impl Permute {
     ///
     /// As for [`Gemm::launch`].
     pub(super) unsafe fn launch(&self, from: u64, to: u64, stream: CUstream) -> Result<()> {
-        let args = Args { x: from, w: 0, bias: 0, y: to, n: self.vectors };
+        let args = Args { x: from, w: 0, bias: 0, y: to, n: self.vectors, residual: 0 };
         // SAFETY: the caller answers for arrays and stream.
         unsafe { self.kernel.run(self.permutation.grid(), &args, stream) }
     }

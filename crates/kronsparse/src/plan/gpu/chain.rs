@@ -7,7 +7,7 @@ use super::{
     Choice, Cut, FusedPlan, GpuMachine, GpuPlan, GpuProblem, Precision, Ranked, Rejected, cuts, family, ranked,
 };
 use crate::plan::Algorithm;
-use crate::{Activation, ChainPattern, DType, Layout, Pattern, Result};
+use crate::{Activation, ChainPattern, DType, Join, Layout, Pattern, Result};
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -31,6 +31,8 @@ pub struct ChainProblem {
     pub bias: bool,
     /// What is applied after the bias.
     pub activation: Activation,
+    /// What the activated outputs are joined with.
+    pub join: Join,
 }
 
 impl ChainProblem {
@@ -38,6 +40,15 @@ impl ChainProblem {
     pub fn factor(&self, at: usize) -> GpuProblem {
         let (first, last) = (at + 1 == self.chain.patterns().len(), at == 0);
         self.product(self.chain.patterns()[at], first, last)
+    }
+
+    /// Numbers of `Y` and of a residual that move per vector.
+    pub fn moved_outputs(&self) -> usize {
+        match self.join {
+            Join::None => self.chain.rows(),
+            Join::Residual => 2 * self.chain.rows(),
+            Join::Gate => self.chain.rows() / 2,
+        }
     }
 
     /// The patterns in the order of application, the right-most factor first.
@@ -49,15 +60,29 @@ impl ChainProblem {
     pub fn part(&self, at: usize, count: usize) -> ChainProblem {
         let patterns = self.chain.patterns();
         let (first, last) = (at + count == patterns.len(), at == 0);
-        let GpuProblem { dtype, precision, layout, batch, aligned, bias, activation, .. } =
+        let GpuProblem { dtype, precision, layout, batch, aligned, bias, activation, join, .. } =
             self.product(patterns[at], first, last);
         let chain = ChainPattern::new(patterns[at..at + count].to_vec()).expect("a part of a chain is a chain");
-        ChainProblem { chain, dtype, precision, layout, batch, aligned, bias, activation }
+        ChainProblem { chain, dtype, precision, layout, batch, aligned, bias, activation, join }
     }
 
     /// The chain as one dense matrix; an error where that has too many entries to count.
     pub fn whole(&self) -> Result<GpuProblem> {
         Ok(self.product(Pattern::new(1, self.chain.rows(), self.chain.cols(), 1)?, true, true))
+    }
+
+    /// The same with nothing joined: what precedes a pass that joins. A gate's activation is of the pass.
+    pub fn before_join(&self) -> ChainProblem {
+        let activation = if self.join == Join::Gate { Activation::None } else { self.activation };
+        ChainProblem { join: Join::None, activation, ..self.clone() }
+    }
+
+    /// Estimated seconds of joining outputs in a pass of its own: two numbers in and one out for each output, as fast as a GPU's
+    /// memory streams (the share that copies reached in `record/2026-11-22-h100`), after a launch behind another.
+    pub(crate) fn join_seconds(&self, machine: &GpuMachine) -> f64 {
+        let outputs = self.join.outputs(self.chain.rows()).unwrap_or_default();
+        let bytes = 3.0 * (self.batch as f64) * (outputs * self.dtype.size()) as f64;
+        library::KERNEL + bytes / (STREAMED * machine.bytes_per_second)
     }
 
     /// The chain as one dense product of a library, where that is not the same as its one factor; the error says why not.
@@ -73,7 +98,7 @@ impl ChainProblem {
     }
 
     fn product(&self, pattern: Pattern, first: bool, last: bool) -> GpuProblem {
-        let ChainProblem { chain: _, dtype, precision, layout, batch, aligned, bias, activation } = *self;
+        let ChainProblem { chain: _, dtype, precision, layout, batch, aligned, bias, activation, join } = *self;
         GpuProblem {
             pattern,
             dtype,
@@ -84,9 +109,13 @@ impl ChainProblem {
             aligned: aligned || !(first || last),
             bias: last && bias,
             activation: if last { activation } else { Activation::None },
+            join: if last { join } else { Join::None },
         }
     }
 }
+
+/// Share of a GPU's bytes per second that a pass reaches.
+const STREAMED: f64 = 0.9;
 
 /// What one step multiplies by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +126,8 @@ pub enum Part {
     Together(Cut),
     /// All factors as one dense matrix.
     Whole,
+    /// Nothing: outputs are joined in a pass of their own.
+    Join,
 }
 
 /// One kernel, or one algorithm of a library.
@@ -119,6 +150,8 @@ pub enum StepWay<'a> {
     One(&'a Choice),
     /// Of several factors.
     Several(&'a FusedPlan),
+    /// A pass that joins outputs.
+    Pass(Join),
 }
 
 impl fmt::Display for ChainStep<'_> {
@@ -127,6 +160,7 @@ impl fmt::Display for ChainStep<'_> {
         match self.way {
             StepWay::One(choice) => choice.fmt(f),
             StepWay::Several(plan) => plan.fmt(f),
+            StepWay::Pass(join) => write!(f, "a pass of its own for the {join}"),
         }
     }
 }
@@ -146,43 +180,69 @@ pub struct ChainPlan {
     problem: ChainProblem,
     machine: GpuMachine,
     libraries: Option<usize>,
-    /// By factor, the least estimate first; at least one each.
+    /// By factor, the least estimate first.
     ways: Vec<Vec<Ranked>>,
     /// By the place of the left-most factor and the number of factors, from two on.
     together: Vec<Vec<std::result::Result<FusedPlan, Rejected>>>,
     cuts: Vec<Cut>,
     /// The sum of `cuts`.
     by_cuts: f64,
+    /// What outputs are joined with in a pass of its own, and its estimated seconds.
+    pass: Option<(Join, f64)>,
     dense: std::result::Result<Ranked, Rejected>,
 }
 
 impl ChainPlan {
     /// Plans. `libraries` says how many bytes of weights a library's algorithm may have, `None` that there are no libraries.
     ///
-    /// Rejected where a factor has no way at all: complex numbers.
+    /// Outputs are joined by the last kernel or in a pass of its own, whichever is estimated to be faster.
+    ///
+    /// Rejected where a factor has no way at all: complex numbers; a gate whose chain has an odd number of rows.
     pub fn new(
+        problem: &ChainProblem,
+        machine: &GpuMachine,
+        libraries: Option<usize>,
+    ) -> std::result::Result<ChainPlan, Rejected> {
+        if problem.join == Join::None {
+            return Self::by_kernels(problem, machine, libraries);
+        }
+        problem.join.outputs(problem.chain.rows()).map_err(|error| Rejected::Rule(error.to_string()))?;
+        let within = Self::by_kernels(problem, machine, libraries);
+        let mut apart = Self::by_kernels(&problem.before_join(), machine, libraries)?;
+        apart.pass = Some((problem.join, problem.join_seconds(machine)));
+        Ok(match within {
+            Ok(within) if within.seconds() <= apart.seconds() => within,
+            _ => apart,
+        })
+    }
+
+    /// Without a pass.
+    fn by_kernels(
         problem: &ChainProblem,
         machine: &GpuMachine,
         libraries: Option<usize>,
     ) -> std::result::Result<ChainPlan, Rejected> {
         let count = problem.chain.patterns().len();
         let ways: Vec<Vec<Ranked>> = (0..count).map(|at| ranked(&problem.factor(at), machine, libraries)).collect();
-        if ways.iter().any(Vec::is_empty) {
-            return Err(Rejected::Element(problem.dtype));
-        }
         let of = |at: usize, count: usize| FusedPlan::choose(&problem.part(at, count), machine);
         let together: Vec<Vec<_>> =
             (0..count).map(|at| (2..=count - at).map(|several| of(at, several)).collect()).collect();
         let (cuts, by_cuts) = cuts(count, |at, several| match several {
-            1 => Some(ways[at][0].seconds),
+            1 => ways[at].first().map(|way| way.seconds),
             _ => together[at][several - 2].as_ref().ok().map(FusedPlan::seconds),
         });
+        if !by_cuts.is_finite() {
+            return Err(match problem.join {
+                Join::None => Rejected::Element(problem.dtype),
+                join => Rejected::Rule(format!("no kernel joins the {join}")),
+            });
+        }
         let dense = problem.dense(machine, libraries);
         let (problem, machine) = (problem.clone(), machine.clone());
-        Ok(ChainPlan { problem, machine, libraries, ways, together, cuts, by_cuts, dense })
+        Ok(ChainPlan { problem, machine, libraries, ways, together, cuts, by_cuts, pass: None, dense })
     }
 
-    /// What is multiplied.
+    /// What is multiplied: without the join, where that is a pass of its own.
     pub fn problem(&self) -> &ChainProblem {
         &self.problem
     }
@@ -196,10 +256,15 @@ impl ChainPlan {
     }
     /// Estimated seconds of all steps.
     pub fn seconds(&self) -> f64 {
-        match &self.dense {
+        let multiplied = match &self.dense {
             Ok(dense) if self.is_dense() => dense.seconds,
             _ => self.by_cuts,
-        }
+        };
+        multiplied + self.pass.map_or(0.0, |(_, seconds)| seconds)
+    }
+    /// What outputs are joined with in a pass of its own after the multiplication, and its estimated seconds.
+    pub fn pass(&self) -> Option<(Join, f64)> {
+        self.pass
     }
     /// The cuts with the least sum, in the order of application: what is done unless dense is faster.
     pub fn cuts(&self) -> &[Cut] {
@@ -209,11 +274,11 @@ impl ChainPlan {
     pub fn seconds_of_cuts(&self) -> f64 {
         self.by_cuts
     }
-    /// Estimated seconds where every factor goes by itself.
-    pub fn seconds_apart(&self) -> f64 {
-        self.ways.iter().map(|ways| ways[0].seconds).sum()
+    /// Estimated seconds where every factor goes by itself, without a pass; none where no kernel for one factor joins the outputs.
+    pub fn seconds_apart(&self) -> Option<f64> {
+        self.ways.iter().map(|ways| ways.first().map(|way| way.seconds)).sum()
     }
-    /// The ways of factor `at`, the least estimate first; at least one.
+    /// The ways of factor `at`, the least estimate first; at least one, but for the left-most factor where outputs are joined.
     pub fn ways(&self, at: usize) -> &[Ranked] {
         &self.ways[at]
     }
@@ -228,12 +293,17 @@ impl ChainPlan {
 
     /// What is done, in the order of application.
     pub fn steps(&self) -> Vec<ChainStep<'_>> {
-        if let Ok(dense) = self.dense()
-            && self.is_dense()
-        {
-            return vec![step(Part::Whole, dense)];
-        }
-        self.steps_of_cuts()
+        let mut steps = match self.dense() {
+            Ok(dense) if self.is_dense() => vec![step(Part::Whole, dense)],
+            _ => self.steps_of_cuts(),
+        };
+        steps.extend(self.pass.map(|(join, seconds)| ChainStep {
+            part: Part::Join,
+            name: "pass",
+            seconds,
+            way: StepWay::Pass(join),
+        }));
+        steps
     }
 
     /// [`ChainPlan::cuts`] as steps.
@@ -259,6 +329,7 @@ impl ChainPlan {
                 all.join(" after ")
             }
             Part::Whole => self.problem.chain.to_string(),
+            Part::Join => "join".into(),
         }
     }
 

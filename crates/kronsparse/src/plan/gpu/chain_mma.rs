@@ -5,9 +5,9 @@ use std::fmt;
 
 use super::fused::fastest_first;
 use super::lanes_mma::vector_of;
-use super::plain::{activation_name, layout_name};
+use super::plain::{activation_name, join_name, layout_name};
 use super::{ChainProblem, GpuMachine, KernelPlan, Precision, Rejected, TensorMap, weight_parts};
-use crate::{Activation, DType, Pattern, Result, Scalar};
+use crate::{Activation, DType, Join, Pattern, Result, Scalar};
 
 mod candidates;
 mod cost;
@@ -56,6 +56,10 @@ impl ChainMmaPlan {
         }
         if machine.capability < (8, 0) {
             return Err(Rejected::Capability { needs: (8, 0), has: machine.capability });
+        }
+        let last = problem.chain.patterns()[0];
+        if problem.join == Join::Gate && !(last.b() * last.d()).is_multiple_of(2) {
+            return Err(Rejected::Rule(format!("the outputs of a block of {last} do not come in twos")));
         }
         let split = problem.dtype == DType::F32 && problem.precision == Precision::Full;
         let called = !matches!(problem.activation, Activation::None | Activation::Relu);
@@ -116,7 +120,7 @@ impl KernelPlan for ChainMmaPlan {
         self.problem.dtype
     }
     fn arguments(&self) -> String {
-        let ChainProblem { dtype, precision, layout, bias, activation, .. } = self.problem;
+        let ChainProblem { dtype, precision, layout, bias, activation, join, .. } = self.problem;
         let Tile { rows, row_warps, column_warps, .. } = self.tile;
         let number = match (dtype, precision) {
             (DType::F16, _) => "ks::MmaF16",
@@ -135,9 +139,10 @@ impl KernelPlan for ChainMmaPlan {
             })
             .collect();
         format!(
-            "ks::ChainTile<{number}, {}, {}, {bias}, {rows}, {row_warps}, {column_warps}, {}, {}{factors}>",
+            "ks::ChainTile<{number}, {}, {}, {bias}, {}, {rows}, {row_warps}, {column_warps}, {}, {}{factors}>",
             layout_name(layout),
             activation_name(activation),
+            join_name(join),
             self.align(),
             self.numbers.shared,
         )

@@ -6,9 +6,9 @@ use std::fmt;
 
 use super::fused::fastest_first;
 use super::lanes_wgmma::{Kind, wgmma_shared_header};
-use super::plain::activation_name;
+use super::plain::{activation_name, can_join, join_name};
 use super::{ChainProblem, GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap, weight_parts};
-use crate::{DType, Layout, Pattern, Result, Scalar};
+use crate::{Activation, DType, Join, Layout, Pattern, Result, Scalar};
 
 mod tile;
 
@@ -51,6 +51,13 @@ impl ChainWgmmaPlan {
         let rule = |why: String| Err(Rejected::Rule(why));
         if problem.layout != Layout::BatchFirst {
             return rule(format!("the kernel multiplies batch-first arrays, found {}", problem.layout));
+        }
+        can_join(problem.join, &[Join::Residual])?;
+        let called = !matches!(problem.activation, Activation::None | Activation::Relu);
+        if problem.join == Join::Residual && called && tile.blocks > 1 {
+            // Compilations spilled a few registers.
+            let what = format!("{} beside a residual takes registers", problem.activation);
+            return rule(format!("{what}: at most one block a multiprocessor, found {}", tile.blocks));
         }
         let (rows, cols) = (problem.chain.rows(), problem.chain.cols());
         if !rows.is_multiple_of(8) || !cols.is_multiple_of(8) {
@@ -124,7 +131,7 @@ impl ChainWgmmaPlan {
     /// `record/2026-11-23-h100`): X is waited for, then every output tile is multiplied by one warpgroup after the other and given out.
     pub fn seconds(&self) -> f64 {
         let numbers = &self.numbers;
-        let (cols, rows) = (self.problem.chain.cols(), self.problem.chain.rows());
+        let cols = self.problem.chain.cols();
         let at_once = (self.tile.groups * self.tile.blocks) as f64;
         let x_bytes = (64 * cols * 2) as f64 * at_once;
         let mut clocks = X_LATENCY + x_bytes / MOVED_BYTES;
@@ -139,7 +146,7 @@ impl ChainWgmmaPlan {
         }
         let tiles = self.problem.batch.max(1).div_ceil(numbers.rows);
         let rounds = tiles.div_ceil(self.clusters * self.tile.cluster) as f64;
-        let bytes = (self.problem.batch * (cols + rows) * 2) as f64;
+        let bytes = (self.problem.batch * (cols + self.problem.moved_outputs()) * 2) as f64;
         START + (rounds * clocks / CLOCK).max(bytes / BYTES_PER_SECOND)
     }
 
@@ -224,7 +231,7 @@ impl KernelPlan for ChainWgmmaPlan {
         self.problem.dtype
     }
     fn arguments(&self) -> String {
-        let ChainProblem { dtype, bias, activation, .. } = self.problem;
+        let ChainProblem { dtype, bias, activation, join, .. } = self.problem;
         let Tile { cluster, groups, stages, .. } = self.tile;
         let element = if dtype == DType::F16 { "F16" } else { "BF16" };
         let factors: String = self
@@ -237,8 +244,9 @@ impl KernelPlan for ChainWgmmaPlan {
             })
             .collect();
         format!(
-            "ks::ChainWgmmaTile<ks::{element}, {}, {bias}, {cluster}, {groups}, {stages}, {}, {}{factors}>",
+            "ks::ChainWgmmaTile<ks::{element}, {}, {bias}, {}, {cluster}, {groups}, {stages}, {}, {}{factors}>",
             activation_name(activation),
+            join_name(join),
             if groups == 1 { 0 } else { self.numbers.registers },
             self.numbers.shared,
         )

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{ChainProblem, FusedPlan, GpuMachine, Precision};
-use crate::{Activation, ChainPattern, DType, Layout, Pattern};
+use crate::{Activation, ChainPattern, DType, Join, Layout, Pattern};
 
 /// A product may have so many times the weights of its factors: more would be another matrix in memory, not the same one.
 const MOST_WEIGHTS: usize = 8;
@@ -83,6 +83,7 @@ fn pair(first: Pattern, second: Pattern, dtype: DType, precision: Precision, mac
         aligned: true,
         bias: false,
         activation: Activation::None,
+        join: Join::None,
     };
     FusedPlan::choose(&problem, machine).ok().map(|plan| plan.seconds())
 }

@@ -33,6 +33,11 @@ pub trait KernelPlan: fmt::Display + Send + Sync {
     }
     /// The tensor maps that the kernel takes after its `Args`, in order, for `n` vectors.
     fn tensor_maps(&self, n: usize) -> Vec<TensorMap>;
+    /// Whether the kernel itself waits for the kernels before it, once it has done what does not depend on them; others wait before
+    /// they do anything.
+    fn waits(&self) -> bool {
+        false
+    }
 }
 
 impl KernelPlan for GpuPlan {
@@ -62,5 +67,8 @@ impl KernelPlan for GpuPlan {
     }
     fn tensor_maps(&self, n: usize) -> Vec<TensorMap> {
         self.tensor_maps(n)
+    }
+    fn waits(&self) -> bool {
+        matches!(self, GpuPlan::Narrow(_))
     }
 }

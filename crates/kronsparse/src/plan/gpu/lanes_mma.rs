@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use super::plain::{activation_name, layout_name};
+use super::plain::{activation_name, join_name, layout_name};
 use super::{GpuMachine, GpuProblem, Precision, Rejected, TensorMap, WeightParts};
-use crate::{Activation, DType, Layout};
+use crate::{Activation, DType, Join, Layout};
 
 mod candidates;
 mod geometry;
@@ -71,6 +71,19 @@ impl Plan {
             return Err(Rejected::Rule(rule));
         }
         let geometry = Geometry::new(pattern, dtype, layout, tile);
+        if problem.join == Join::Gate {
+            // The outputs that are joined: neighbouring lanes, or without lanes neighbouring outputs.
+            let lanes = pattern.d().is_multiple_of(2) && (tile.lanes / tile.lane_warps).is_multiple_of(2);
+            let outputs = match geometry.rows {
+                Rows::Whole => (pattern.b() * pattern.d()).is_multiple_of(2),
+                Rows::Last => pattern.d() == 1 && pattern.b().is_multiple_of(2),
+                Rows::Split | Rows::Gather => false,
+            };
+            if !lanes && !outputs {
+                let why = format!("a thread has not both of the outputs of {pattern} that a gate joins");
+                return Err(Rejected::Rule(format!("{why}, with {tile:?}")));
+            }
+        }
         if geometry.shared > machine.shared_per_block as usize {
             let needs = u32::try_from(geometry.shared).unwrap_or(u32::MAX);
             return Err(Rejected::SharedMemory { needs, has: machine.shared_per_block });
@@ -124,7 +137,7 @@ impl Plan {
     /// The template's numbers, in the order of `ks::lanes_mma`.
     pub fn arguments(&self) -> String {
         let Plan { problem, tile, geometry, slots: _ } = self;
-        let GpuProblem { pattern, dtype, precision, layout, batch: _, aligned, bias, activation } = problem;
+        let GpuProblem { pattern, dtype, precision, layout, batch: _, aligned, bias, activation, join } = problem;
         let Tile { rows, lanes, outputs, depth, stages, row_warps, lane_warps, output_warps, resident, regroup } = tile;
         let [a, b, c, d] = pattern.shape();
         let number = match (dtype, precision) {
@@ -135,10 +148,11 @@ impl Plan {
         };
         let align = if *aligned { 16 } else { geometry.size };
         format!(
-            "{number}, {}, {}, {bias}, {a}, {b}, {c}, {d}, {rows}, {lanes}, {outputs}, {depth}, {stages}, {row_warps}, \
+            "{number}, {}, {}, {bias}, {}, {a}, {b}, {c}, {d}, {rows}, {lanes}, {outputs}, {depth}, {stages}, {row_warps}, \
              {lane_warps}, {output_warps}, {resident}, {regroup}, {align}, {}",
             layout_name(*layout),
             activation_name(*activation),
+            join_name(*join),
             geometry.shared,
         )
     }

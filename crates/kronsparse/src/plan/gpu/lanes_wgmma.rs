@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use super::plain::activation_name;
+use super::plain::{activation_name, can_join, join_name};
 use super::{GpuMachine, GpuProblem, Operand, Precision, Rejected, Swizzle, TensorMap, WeightParts};
-use crate::{DType, Layout};
+use crate::{DType, Join, Layout};
 
 mod candidates;
 mod cost;
@@ -57,6 +57,18 @@ impl Plan {
             let needs = u32::try_from(numbers.shared).unwrap_or(u32::MAX);
             return Err(Rejected::SharedMemory { needs, has: machine.shared_per_block });
         }
+        if problem.join == Join::Gate {
+            // Boxes and rows of Y have half as many numbers.
+            let boxed = if numbers.lanes == d { tile.staged_outs * d } else { numbers.lanes };
+            let whole = match tile.staged_outs {
+                0 => true,
+                _ => tile.group_lanes.is_multiple_of(2) && (boxed * size).is_multiple_of(32),
+            };
+            let stride = if numbers.lanes == d { b * d } else { d };
+            if !whole || !(stride * size).is_multiple_of(32) {
+                return rule(format!("a gate needs whole boxes of half of the outputs of {pattern}, found {tile:?}"));
+            }
+        }
         let clusters = clusters(tile.cluster(), machine.multiprocessors as usize);
         Ok(Plan { problem: problem.clone(), tile, numbers, clusters })
     }
@@ -71,6 +83,9 @@ impl Plan {
         if machine.capability != (9, 0) {
             return Err(Rejected::Capability { needs: (9, 0), has: machine.capability });
         }
+        let joins: &[Join] =
+            if layout == Layout::BatchLast { &[Join::Residual] } else { &[Join::Residual, Join::Gate] };
+        can_join(problem.join, joins)?;
         if !aligned {
             return Err(Rejected::Alignment);
         }
@@ -101,7 +116,8 @@ impl Plan {
     /// The template's numbers, in the order of `ks::WgmmaTile`.
     pub fn arguments(&self) -> String {
         let Plan { problem, tile, numbers, clusters: _ } = self;
-        let GpuProblem { pattern, dtype: _, precision: _, layout: _, batch: _, aligned: _, bias, activation } = problem;
+        let GpuProblem { pattern, dtype: _, precision: _, layout: _, batch: _, aligned: _, bias, activation, join } =
+            problem;
         let Tile {
             geometry,
             group_lanes,
@@ -120,11 +136,12 @@ impl Plan {
         let [a, b, c, d] = pattern.shape();
         let Numbers { together, spread_rows, registers, .. } = numbers;
         format!(
-            "ks::WgmmaTile<ks::{}, ks::Geometry::{geometry:?}, {}, {bias}, {a}, {b}, {c}, {d}, {group_lanes}, {lane_groups}, \
+            "ks::WgmmaTile<ks::{}, ks::Geometry::{geometry:?}, {}, {bias}, {}, {a}, {b}, {c}, {d}, {group_lanes}, {lane_groups}, \
              {row_groups}, {out_groups}, {group_outs}, {row_tiles}, {depth}, {stages}, {share_x}, {share_w}, {staged_outs}, \
              {together}, {piece}, {spread_rows}, {registers}>",
             self.stored(),
             activation_name(*activation),
+            join_name(*join),
         )
     }
     /// The instruction, which is as long as the tile is wide.
@@ -206,18 +223,20 @@ impl Plan {
         };
         let input = TensorMap { operand: Operand::X, dims, strides: strides.map(|s| s * size), boxed, swizzle };
         let staged = tile.staged_outs as u32;
+        // A gate leaves half of the lanes.
+        let of = if self.problem.join == Join::Gate { 2 } else { 1 };
+        let (kept, y_lanes) = (d / of, lanes / of as u32);
         let output = match tile.staged_outs {
             0 => input.clone(),
             _ if x.lanes as u64 == d => {
-                let (dims, strides) = runs(b);
-                let strides = strides.map(|s| s * size);
-                let boxed = [staged * d as u32, 1, x.rows as u32, 1];
+                let run = b * kept;
+                let (dims, strides) = ([run, a, batch, 1], [run, a * run, a * run * batch].map(|s| s * size));
+                let boxed = [staged * kept as u32, 1, x.rows as u32, 1];
                 TensorMap { operand: Operand::Y, dims, strides, boxed, swizzle: Swizzle::None }
             }
             _ => {
-                let (dims, strides) = slices(b);
-                let strides = strides.map(|s| s * size);
-                let boxed = [lanes, staged, 1, x.rows as u32];
+                let (dims, strides) = ([kept, b, a, batch], [kept, b * kept, a * b * kept].map(|s| s * size));
+                let boxed = [y_lanes, staged, 1, x.rows as u32];
                 TensorMap { operand: Operand::Y, dims, strides, boxed, swizzle: Swizzle::None }
             }
         };

@@ -8,6 +8,7 @@
 //! crate repeats this on the record. Nothing was measured of f64, TF32 and bf16: they are taken to reach the same share of
 //! their peaks as f32, f16 and f16.
 
+use super::plain::can_join;
 use super::{GpuMachine, GpuProblem, Precision, Rejected};
 use crate::plan::Algorithm;
 use crate::{Activation, DType, Layout, Pattern};
@@ -34,7 +35,7 @@ const STEP: usize = 16;
 const PRODUCT: f64 = 2.3e-6;
 const TERM: f64 = 0.9e-9;
 /// Seconds of launching a small kernel behind another.
-const KERNEL: f64 = 1.3e-6;
+pub(super) const KERNEL: f64 = 1.3e-6;
 
 /// The libraries' algorithms that can be the fastest: CSR and BSR never were.
 pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::Dense, Algorithm::PermuteBmm, Algorithm::Strided];
@@ -53,6 +54,7 @@ pub fn fits(algorithm: Algorithm, problem: &GpuProblem, memory_limit: usize) -> 
     if algorithm == Algorithm::Strided && layout == Layout::BatchFirst && pattern.d() > 1 {
         return rule(format!("batch-first, strided products need d = 1, and d is {}", pattern.d()));
     }
+    can_join(problem.join, &[])?;
     let [a, b, c, d] = pattern.shape().map(|x| x as f64);
     let blocks = if algorithm == Algorithm::Dense { a * d * a * d } else { a * d };
     let weights = blocks * b * c * dtype.size() as f64;
@@ -189,11 +191,22 @@ impl GpuMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Join;
 
     fn problem(pattern: &str, layout: Layout, batch: usize) -> GpuProblem {
         let (dtype, precision, activation) = (DType::F16, Precision::Full, Activation::None);
         let pattern = pattern.parse().unwrap();
-        GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+        GpuProblem {
+            pattern,
+            dtype,
+            precision,
+            layout,
+            batch,
+            aligned: true,
+            bias: false,
+            activation,
+            join: Join::None,
+        }
     }
 
     fn of(algorithm: Algorithm, problem: &GpuProblem) -> Option<f64> {

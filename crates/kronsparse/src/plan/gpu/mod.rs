@@ -39,7 +39,7 @@ pub use ranked::{Choice, KERNELS, Ranked, WITHIN, promising, ranked};
 pub use tensor_map::{Operand, Swizzle, TensorMap};
 pub use weight_parts::WeightParts;
 
-use crate::{Activation, DType, Error, Layout, Pattern, Result, Scalar};
+use crate::{Activation, DType, Error, Join, Layout, Pattern, Result, Scalar};
 
 /// How `f32` is multiplied; other element types ignore it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -70,6 +70,8 @@ pub struct GpuProblem {
     pub bias: bool,
     /// What is applied after the bias.
     pub activation: Activation,
+    /// What the activated outputs are joined with.
+    pub join: Join,
 }
 
 impl GpuProblem {
@@ -77,9 +79,15 @@ impl GpuProblem {
     pub fn flops(&self) -> f64 {
         self.pattern.flops(self.batch)
     }
-    /// Bytes that must move: `X` and the weights once in, `Y` once out.
+    /// Bytes that must move: `X`, the weights and a residual once in, `Y` once out.
     pub fn bytes(&self) -> f64 {
-        self.pattern.bytes(self.batch, self.dtype.size())
+        let rows = (self.batch as f64) * (self.pattern.rows() * self.dtype.size()) as f64;
+        let joined = match self.join {
+            Join::None => 0.0,
+            Join::Residual => rows,
+            Join::Gate => -rows / 2.0,
+        };
+        self.pattern.bytes(self.batch, self.dtype.size()) + joined
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::plain::{activation_name, element, layout_name};
+use super::plain::{activation_name, element, join_name, layout_name};
 use super::{GpuMachine, GpuProblem, Rejected, TensorMap, WeightParts};
-use crate::{DType, Layout};
+use crate::{DType, Join, Layout};
 
 /// How a block cuts the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +88,13 @@ impl Plan {
         let has = (REGISTERS / threads).min(255);
         if layout == Layout::BatchLast && vectors * pieces > 32 {
             return rule(format!("{vectors} vectors × {pieces} sums a thread spill, batch-last; at most 32 do not"));
+        }
+        let pairs = (d.is_multiple_of(2) && lanes.is_multiple_of(2))
+            || (d == 1 && lanes == 1 && b.is_multiple_of(2) && outputs.is_multiple_of(2));
+        if problem.join == Join::Gate && !pairs {
+            return rule(format!(
+                "{lanes} lanes × {outputs} outputs of {pattern} have not both of the outputs that a gate joins"
+            ));
         }
         if registers > has {
             let why = format!("{vectors} vectors × {pieces} sums a thread and {turns} × {pieces} loads under way");
@@ -200,16 +207,17 @@ impl Plan {
     /// The template's numbers, in the order of `ks::narrow`.
     pub fn arguments(&self) -> String {
         let Plan { problem, tile, shared_bytes, registers: _ } = self;
-        let GpuProblem { pattern, dtype, precision: _, layout, batch: _, aligned, bias, activation } = problem;
+        let GpuProblem { pattern, dtype, precision: _, layout, batch: _, aligned, bias, activation, join } = problem;
         let Tile { vectors, lanes, outputs, depth, thread_lanes, thread_outputs, split } = tile;
         let [a, b, c, d] = pattern.shape();
         let align = if *aligned { 16 } else { dtype.size() };
         format!(
-            "{}, {}, {}, {bias}, {a}, {b}, {c}, {d}, {vectors}, {lanes}, {outputs}, {depth}, {thread_lanes}, \
+            "{}, {}, {}, {bias}, {}, {a}, {b}, {c}, {d}, {vectors}, {lanes}, {outputs}, {depth}, {thread_lanes}, \
              {thread_outputs}, {split}, {align}, {shared_bytes}",
             element(*dtype),
             layout_name(*layout),
             activation_name(*activation),
+            join_name(*join),
         )
     }
     /// None.
@@ -340,12 +348,22 @@ impl fmt::Display for Plan {
 mod tests {
     use super::*;
     use crate::plan::gpu::Precision;
-    use crate::{Activation, Pattern};
+    use crate::{Activation, Join, Pattern};
 
     fn problem(pattern: &str, dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
         let pattern: Pattern = pattern.parse().unwrap();
         let (precision, activation) = (Precision::Full, Activation::None);
-        GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+        GpuProblem {
+            pattern,
+            dtype,
+            precision,
+            layout,
+            batch,
+            aligned: true,
+            bias: false,
+            activation,
+            join: Join::None,
+        }
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::fmt;
 
 use super::fused::fastest_first;
 use super::lanes_wgmma::{Kind, wgmma_header, wgmma_shared_header};
-use super::plain::activation_name;
+use super::plain::{activation_name, join_name};
 use super::{ChainProblem, GpuMachine, KernelPlan, Operand, Rejected, Swizzle, TensorMap, weight_parts};
-use crate::{Activation, DType, Layout, Pattern, Result, Scalar};
+use crate::{Activation, DType, Join, Layout, Pattern, Result, Scalar};
 
 mod tile;
 
@@ -24,8 +24,8 @@ pub struct PairPlan {
     clusters: usize,
 }
 
-/// Sums of the first factor that a thread can hold beside a called activation without spilling hundreds of bytes, as compilations
-/// showed.
+/// Sums of the first factor that a thread can hold beside the exact GELU of all outputs without spilling hundreds of bytes, as
+/// compilations showed.
 const MOST_FIRST_SUMS: usize = 96;
 /// The largest coordinate of a tensor map that the kernel counts with.
 const LARGEST_INDEX: usize = i32::MAX as usize;
@@ -64,8 +64,8 @@ impl PairPlan {
         if extents.iter().any(|&extent| extent > LARGEST_INDEX) {
             return rule(format!("the copy engine counts up to {LARGEST_INDEX}, found {extents:?}"));
         }
-        let called = !matches!(problem.activation, Activation::None | Activation::Relu);
-        if called && Numbers::first_sums(first) > MOST_FIRST_SUMS {
+        let costly = problem.activation == Activation::Gelu && problem.join != Join::Gate;
+        if costly && Numbers::first_sums(first) > MOST_FIRST_SUMS {
             let found = Numbers::first_sums(first);
             return rule(format!(
                 "{} takes registers: at most {MOST_FIRST_SUMS} sums of the first factor a thread, found {found}",
@@ -145,7 +145,14 @@ impl PairPlan {
         let rounds = tiles.div_ceil(self.clusters) as f64;
         let bytes = |features: usize| (self.numbers.rows * features * 2) as f64 / self.tile.cluster as f64;
         let runs = if self.tile.item_units == 1 { SHORT_RUNS } else { 1.0 };
-        let moved = bytes(first.cols()) + bytes(second.rows()) * runs;
+        // A residual is read; a gate leaves half of Y, in runs of half the length.
+        let moved = bytes(first.cols())
+            + bytes(second.rows())
+                * match self.problem.join {
+                    Join::None => runs,
+                    Join::Residual => runs + 1.0,
+                    Join::Gate => runs * SHORT_RUNS / 2.0,
+                };
         let weights = (self.numbers.packed * 2) as f64;
         // `wgmma` takes 14 clocks or more, also for few outputs.
         let [_, b2, c2, _] = second.shape();
@@ -190,15 +197,16 @@ impl KernelPlan for PairPlan {
         self.problem.dtype
     }
     fn arguments(&self) -> String {
-        let ChainProblem { dtype, bias, activation, .. } = self.problem;
+        let ChainProblem { dtype, bias, activation, join, .. } = self.problem;
         let (first, second) = (self.first(), self.second());
         let Tile { cluster, row_groups, members, item_units, group_outs, depth, stages, prefetch } = self.tile;
         let ([a1, b1, c1, _], [_, b2, c2, d2]) = (first.shape(), second.shape());
         let element = if dtype == DType::F16 { "F16" } else { "BF16" };
         format!(
-            "ks::PairTile<ks::{element}, {}, {bias}, {a1}, {b1}, {c1}, {b2}, {c2}, {d2}, {cluster}, {row_groups}, {members}, \
+            "ks::PairTile<ks::{element}, {}, {bias}, {}, {a1}, {b1}, {c1}, {b2}, {c2}, {d2}, {cluster}, {row_groups}, {members}, \
              {item_units}, {group_outs}, {depth}, {stages}, {prefetch}, {}>",
             activation_name(activation),
+            join_name(join),
             self.numbers.registers
         )
     }

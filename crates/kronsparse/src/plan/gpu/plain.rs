@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{GpuMachine, GpuProblem, Rejected, TensorMap, WeightParts};
-use crate::{Activation, DType, Layout};
+use crate::{Activation, DType, Join, Layout};
 
 /// How a block cuts the work. All numbers are powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,9 +71,12 @@ impl Plan {
         Ok(Plan { problem: problem.clone(), tile, shared_bytes: needs as u32 })
     }
 
-    /// Whether any tile can be legal; complex numbers have none.
+    /// Whether any tile can be legal; complex numbers have none, nor have gates.
     pub fn fits(problem: &GpuProblem, _machine: &GpuMachine) -> Result<(), Rejected> {
-        if problem.dtype.is_complex() { Err(Rejected::Element(problem.dtype)) } else { Ok(()) }
+        if problem.dtype.is_complex() {
+            return Err(Rejected::Element(problem.dtype));
+        }
+        can_join(problem.join, &[Join::Residual])
     }
 
     /// Tiles worth trying: blocks of at most 256 threads that are no larger than the problem needs, with register tiles
@@ -129,14 +132,15 @@ impl Plan {
     /// The template's numbers, in the order of `ks::Plain`.
     pub fn arguments(&self) -> String {
         let Plan { problem, tile, shared_bytes: _ } = self;
-        let GpuProblem { pattern, dtype, precision: _, layout, batch: _, aligned: _, bias, activation } = problem;
+        let GpuProblem { pattern, dtype, precision: _, layout, batch: _, aligned: _, bias, activation, join } = problem;
         let Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors } = tile;
         let [a, b, c, d] = pattern.shape();
         format!(
-            "{}, {}, {}, {bias}, {a}, {b}, {c}, {d}, {lanes}, {outputs}, {vectors}, {depth}, {thread_outputs}, {thread_vectors}",
+            "{}, {}, {}, {bias}, {}, {a}, {b}, {c}, {d}, {lanes}, {outputs}, {vectors}, {depth}, {thread_outputs}, {thread_vectors}",
             element(*dtype),
             layout_name(*layout),
             activation_name(*activation),
+            join_name(*join),
         )
     }
     /// None.
@@ -277,6 +281,24 @@ pub(super) fn layout_name(layout: Layout) -> &'static str {
 }
 
 /// The kernels' name of an activation.
+pub(super) fn join_name(join: Join) -> &'static str {
+    match join {
+        Join::None => "ks::Join::None",
+        Join::Residual => "ks::Join::Residual",
+        Join::Gate => "ks::Join::Gate",
+    }
+}
+
+/// Whether a family that joins outputs in these ways, beside not at all, multiplies a problem.
+pub(super) fn can_join(join: Join, ways: &[Join]) -> Result<(), Rejected> {
+    match join {
+        Join::None => Ok(()),
+        _ if ways.contains(&join) => Ok(()),
+        Join::Residual => Err(Rejected::Rule("no residual is added".into())),
+        Join::Gate => Err(Rejected::Rule("no gates are joined".into())),
+    }
+}
+
 pub(super) fn activation_name(activation: Activation) -> &'static str {
     match activation {
         Activation::None => "ks::Activation::None",

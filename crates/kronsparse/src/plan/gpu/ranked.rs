@@ -122,11 +122,21 @@ fn sorted(mut all: Vec<Ranked>) -> Vec<Ranked> {
 mod tests {
     use super::super::Precision;
     use super::*;
-    use crate::{Activation, DType, Layout};
+    use crate::{Activation, DType, Join, Layout};
 
     fn problem(pattern: &str, dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
         let (precision, activation, pattern) = (Precision::Full, Activation::None, pattern.parse().unwrap());
-        GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+        GpuProblem {
+            pattern,
+            dtype,
+            precision,
+            layout,
+            batch,
+            aligned: true,
+            bias: false,
+            activation,
+            join: Join::None,
+        }
     }
 
     fn first(problem: &GpuProblem) -> Ranked {

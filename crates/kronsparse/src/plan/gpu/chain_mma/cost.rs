@@ -28,7 +28,7 @@ impl ChainMmaPlan {
         if self.problem.layout == Layout::BatchLast {
             issued += (rows * (cols + out)) as f64 * TURNED;
         }
-        let moved = (rows * (cols + out) * element) as f64;
+        let moved = (rows * (cols + self.problem.moved_outputs()) * element) as f64;
         let resources = [tensor, issued, brought / WEIGHT_BYTES, moved / MOVED_BYTES];
         let most = resources.iter().copied().fold(0.0, f64::max);
         let alone = resources.iter().sum::<f64>() + waited;

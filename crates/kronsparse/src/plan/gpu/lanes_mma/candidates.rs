@@ -106,12 +106,22 @@ mod tests {
     use super::super::{Geometry, Rows};
     use super::*;
     use crate::plan::gpu::Precision;
-    use crate::{Activation, DType, Pattern};
+    use crate::{Activation, DType, Join, Pattern};
 
     fn problem(pattern: &str, dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
         let pattern: Pattern = pattern.parse().unwrap();
         let (precision, activation) = (Precision::Full, Activation::None);
-        GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation }
+        GpuProblem {
+            pattern,
+            dtype,
+            precision,
+            layout,
+            batch,
+            aligned: true,
+            bias: false,
+            activation,
+            join: Join::None,
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use super::Plan;
 use super::tile::Geometry;
+use crate::Join;
 
 /// Bytes per clock and multiprocessor that the second-level cache delivers.
 const L2_BYTES: f64 = 98.65;
@@ -62,9 +63,17 @@ pub(super) fn seconds(plan: &Plan) -> f64 {
     let run = if tile.geometry == Geometry::Slices { f(x.lanes) * size } else { 64.0 * size };
     let short = 1.0 + SHORT_RUNS * ((128.0 - run) / 96.0).max(0.0);
     let y = f(x.rows * x.outs * x.lanes) * size;
-    let y_share = y / f(x.chunks);
+    // A residual is read beside; a gate leaves half.
+    let moved = match plan.problem.join {
+        Join::None => 1.0,
+        Join::Residual => 2.0,
+        Join::Gate => 0.5,
+    };
+    let y_share = y * moved / f(x.chunks);
     let fetched = f(x.x_bytes / tile.share_x) * short + f(x.w_bytes / tile.share_w);
-    let l2 = (fetched + y_share * short) / L2_BYTES;
+    let y_run = run * if plan.problem.join == Join::Gate { 0.5 } else { 1.0 };
+    let y_short = 1.0 + SHORT_RUNS * ((128.0 - y_run) / 96.0).max(0.0);
+    let l2 = (fetched + y_share * y_short) / L2_BYTES;
     let dram = (f(x.x_bytes) / f(x.out_tiles) + y_share) / DRAM_BYTES;
 
     let parts = [l2, dram, shared, tensor, issue];

@@ -1,0 +1,130 @@
+"""``KSLinear`` against ``nn.Linear``, layer by layer: forward, host time of a call, training step.
+
+    python python/examples/layer_times.py --out layers.csv
+    python python/examples/layer_times.py --device cpu --tiny
+
+One line per layer, dtype, number of vectors and kind of layer. ``forward_us`` is the median of a forward (on a GPU in a
+CUDA graph, with warm caches), ``host_us`` what a forward without gradients takes of the host's time (only for few
+vectors, where the GPU is faster), ``step_us`` a training step: forward, gradients of input and parameters, AdamW.
+``error`` is that of the layer's output against its dense matrix, relative, by Frobenius norms: the layer is wrong, and
+the program ends, where it is too large. Matrix products in f32 are exact ones, not TF32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+
+import torch
+from kronsparse.torch import KSLinear, set_cuda_training
+from measuring import captured, host_microseconds, machine, meter_of, times
+from torch import nn
+
+#: out_features, in_features, chain.
+LAYERS = [
+    (4096, 4096, "(1,64,64,64)(64,64,64,1)"),
+    (1536, 384, "(1,768,192,2)(6,64,64,1)"),
+    (384, 1536, "(1,128,128,3)(6,64,256,1)"),
+    (384, 384, "(1,192,48,2)(2,48,192,1)"),
+    (1024, 1024, "(1,256,64,4)(4,64,256,1)"),
+]
+TINY = [(96, 64, "(1,8,4,12)(4,12,16,1)")]
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+#: Largest relative errors of a product of two factors.
+CLOSE = {"f32": 1e-5, "f16": 4e-3, "bf16": 3e-2}
+COLUMNS = "linear out_features in_features chain dtype n forward_us host_us step_us error".split()
+#: Up to so many vectors a forward waits for the host, not for the GPU.
+FEW = 64
+
+
+def error_of(layer: nn.Module, matrix: torch.Tensor, x: torch.Tensor) -> float:
+    """Of at most 4096 vectors, against float64."""
+    x = x[:4096]
+    expected = nn.functional.linear(x.double(), matrix.double(), layer.bias.double())
+    return ((layer(x).double() - expected).norm() / expected.norm()).item()
+
+
+def step_of(layer: nn.Module, x: torch.Tensor):
+    """A training step on fixed numbers."""
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-4)
+    x = x.detach().requires_grad_()
+    gradient = torch.randn(len(x), layer.out_features, device=x.device, dtype=x.dtype)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        x.grad = None
+        layer(x).backward(gradient)
+        optimizer.step()
+
+    return step
+
+
+def measure(layer: nn.Module, x: torch.Tensor, options: argparse.Namespace, trains: bool) -> list[str]:
+    """Forward, host time, training step."""
+    with torch.no_grad():
+        call = captured(lambda: layer(x)) if x.is_cuda else lambda: layer(x)
+        found = times(call, x.device, options.repeats)
+        few = x.is_cuda and len(x) <= FEW
+        host = f"{host_microseconds(lambda: layer(x), x.device):.2f}" if few else ""
+    step = ""
+    if trains:
+        repeated = times(step_of(layer, x), x.device, options.repeats)
+        step = f"{1e3 * repeated[len(repeated) // 2]:.2f}"
+    return [f"{1e3 * found[len(found) // 2]:.2f}", host, step]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures all layers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtypes", default="f16,f32")
+    parser.add_argument("--vectors", default="1,16,1024,25088", help="numbers of vectors of the forwards")
+    parser.add_argument("--train-dtypes", default="bf16", help="of the training steps, or none")
+    parser.add_argument("--train-vectors", default="8192")
+    parser.add_argument("--train-way", default="torch", help="torch or engine: see kronsparse.torch.set_cuda_training")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tiny", action="store_true", help="a layer that takes microseconds on a CPU")
+    parser.add_argument("--commit", help="of kronsparse; otherwise git is asked")
+    parser.add_argument("--out", help="a CSV file; otherwise standard output")
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type != "cuda":
+        print(f"no host times: on {device} a call takes as long as its work", file=sys.stderr)
+    set_cuda_training(options.train_way)
+    where = machine(device, meter_of(device)[0], options.commit)
+    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
+    work = [(dtype, numbers(options.vectors), False) for dtype in options.dtypes.split(",")]
+    if options.train_dtypes != "none":
+        work += [(dtype, numbers(options.train_vectors), True) for dtype in options.train_dtypes.split(",")]
+    file = open(options.out, "w", newline="") if options.out else sys.stdout  # noqa: SIM115
+    table = csv.writer(file)
+    table.writerow([*COLUMNS, *where])
+    for rows, cols, chain in TINY if options.tiny else LAYERS:
+        for dtype, vectors, trains in work:
+            factory = {"device": device, "dtype": DTYPES[dtype]}
+            sparse, dense = KSLinear(cols, rows, chain, **factory), nn.Linear(cols, rows, **factory)
+            matrix = sparse.to_dense()
+            for n in vectors:
+                x = torch.randn(n, cols, **factory)
+                with torch.no_grad():
+                    error = error_of(sparse, matrix, x)
+                if not error < CLOSE[dtype]:
+                    raise SystemExit(f"{chain} {dtype} n={n}: error {error:.1e}, {CLOSE[dtype]:.0e} allowed")
+                for name, layer, column in (("kronsparse", sparse, f"{error:.1e}"), ("dense", dense, "")):
+                    measured = measure(layer, x, options, trains)
+                    text = chain if layer is sparse else ""
+                    table.writerow([name, rows, cols, text, dtype, n, *measured, column, *where.values()])
+                    file.flush()
+                if trains:
+                    # The steps have changed the weights.
+                    matrix = sparse.to_dense()
+    set_cuda_training("torch")
+    if options.out:
+        file.close()
+
+
+if __name__ == "__main__":
+    main()
