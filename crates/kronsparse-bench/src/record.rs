@@ -168,6 +168,12 @@ impl Row {
         }
     }
 
+    /// Whether what was measured multiplied by the whole chain as one dense matrix, as `auto` may: no time of the chain then.
+    /// A plan names what each step multiplies by, and the chain itself only where that is everything at once.
+    pub fn is_one_dense_product(&self) -> bool {
+        self.chain.patterns().len() > 1 && self.plan.starts_with(&format!("{} by ", self.chain))
+    }
+
     /// The names of the columns, in order.
     pub fn columns() -> Vec<String> {
         let one = Problem {

@@ -5,18 +5,18 @@ mod measure;
 mod text;
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Args};
 use kronsparse::Layout;
 use kronsparse::advise::{
-    Advice, Budget, Calibration, Gpu, Objective, Options, Origin, Search, Target, advise, advise_model,
+    Advice, Budget, Calibration, Objective, Options, Origin, Search, Target, advise, advise_model,
 };
 use kronsparse::convert::Selection;
 use kronsparse_bench::Kind;
 use regex::Regex;
 
+use crate::device::{Device, GpuName};
 use crate::output;
 use crate::progress::Progress;
 
@@ -24,11 +24,11 @@ use crate::progress::Progress;
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["model", "inputs"])))]
 #[command(after_help = "\
-Searches the chainable chains of the shape within the budget, estimates the best of every kind, and recommends one for
-each number of vectors and one for all of them, or says to stay dense. On a GPU (h100 need not be there) the estimates
-are those of `kronsparse plan`; on the CPU they come from the machine's measured ceilings, which takes some seconds the
-first time. With --measure the best chains and the dense matrix are run on the device at hand, verified, and the
-measured times decide.
+Searches the chainable chains of the shape within the budget for those with the best estimates, and recommends one for
+each number of vectors and one for all of them, or says to stay dense, or that there is no basis for a verdict. On a GPU
+(h100 need not be there) the estimates are those of `kronsparse plan`; on the CPU they come from the machine's measured
+ceilings, which takes some seconds the first time. With --measure the best chains and the dense matrix are run on the
+device at hand, verified, and the measured times decide.
 
 A chain of fewer parameters is another matrix: see `kronsparse factorize` and `kronsparse convert` for its error.
 
@@ -103,31 +103,6 @@ pub(crate) struct AdviseArgs {
     json: bool,
 }
 
-/// What is advised for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Device {
-    /// The planner's description.
-    H100,
-    /// A GPU of this machine by its number.
-    Cuda(usize),
-    /// This machine's CPU.
-    Cpu,
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Device, String> {
-        let number = if text == "cuda" { Some("0") } else { text.strip_prefix("cuda:") };
-        match (text, number.map(str::parse)) {
-            ("h100", _) => Ok(Device::H100),
-            ("cpu", _) => Ok(Device::Cpu),
-            (_, Some(Ok(number))) => Ok(Device::Cuda(number)),
-            _ => Err("expected h100, cuda, cuda:N or cpu".into()),
-        }
-    }
-}
-
 /// Where the CPU's ceilings came from, for the heading.
 struct Source {
     /// In words: read from or kept in which file, or why not kept.
@@ -140,7 +115,7 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
     if args.device != Device::Cpu && (args.calibration.is_some() || args.recalibrate) {
         bail!("--calibration and --recalibrate are about the CPU; add --device cpu");
     }
-    if args.measure && args.device == Device::H100 {
+    if args.measure && args.device == Device::Gpu(GpuName::H100) {
         bail!(
             "--measure needs the device at hand, and h100 is a description of one; add --device cuda:0 or --device cpu"
         );
@@ -149,7 +124,7 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
         bail!("--top {} --seconds {}: expected at least one chain and 0 to 3600 seconds", args.top, args.seconds);
     }
     // The energy of a GPU that is at hand is measured, whether there is an estimate or not.
-    let later = args.objective == Objective::Energy && args.measure && matches!(args.device, Device::Cuda(_));
+    let later = args.objective == Objective::Energy && args.measure && matches!(args.device, Device::Gpu(_));
     let options = Options {
         batches: args.batch.clone(),
         layout: args.layout,
@@ -161,6 +136,8 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
         },
         objective: if later { Objective::Time } else { args.objective },
     };
+    // Before the CPU's ceilings are measured.
+    options.check()?;
     let (target, source) = target(args)?;
     match (&args.model, args.inputs, args.outputs, args.dtype) {
         (Some(model), ..) => of_model(args, model, &options, &target, source.as_ref()),
@@ -182,7 +159,7 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
 /// Measures on the device; what could not be measured, in words.
 fn of_device(args: &AdviseArgs, advice: &mut Advice, kind: Kind) -> Result<Vec<String>> {
     let gpu = match args.device {
-        Device::Cuda(ordinal) => Some(ordinal),
+        Device::Gpu(GpuName::Cuda(ordinal)) => Some(ordinal),
         _ => None,
     };
     let energy = args.objective == Objective::Energy;
@@ -213,22 +190,16 @@ fn of_model(
 
 /// The device, and for the CPU where its ceilings came from.
 fn target(args: &AdviseArgs) -> Result<(Target, Option<Source>)> {
-    let gpu = |gpu| (Target::Gpu(Box::new(gpu)), None);
     match args.device {
-        Device::H100 => Ok(gpu(Gpu::h100())),
-        Device::Cuda(ordinal) => Ok(gpu(Gpu::open(ordinal)?)),
+        Device::Gpu(name) => Ok((Target::Gpu(Box::new(name.open()?)), None)),
         Device::Cpu => {
             let progress = Progress::spinner("measuring what this CPU can do");
             let (calibration, origin, remark) = match &args.calibration {
                 None => Calibration::of_machine(args.recalibrate)?,
-                Some(path) => match if args.recalibrate { None } else { Calibration::read(path)? } {
-                    Some(found) => (found, Origin::Read(path.clone()), None),
-                    None => {
-                        let measured = Calibration::measure(1.0)?;
-                        measured.write(path)?;
-                        (measured, Origin::Kept(path.clone()), None)
-                    }
-                },
+                Some(path) => {
+                    let (found, origin) = Calibration::of_file(path, args.recalibrate)?;
+                    (found, origin, None)
+                }
             };
             drop(progress);
             let origin = match origin {
@@ -238,17 +209,5 @@ fn target(args: &AdviseArgs) -> Result<(Target, Option<Source>)> {
             };
             Ok((Target::Cpu(Box::new(calibration)), Some(Source { origin, remark })))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_by_name() {
-        let all = ["h100", "cuda", "cuda:3", "cpu", "cuda:", "gpu"].map(|text| text.parse::<Device>().ok());
-        let cuda = |number| Some(Device::Cuda(number));
-        assert_eq!(all, [Some(Device::H100), cuda(0), cuda(3), Some(Device::Cpu), None, None]);
     }
 }

@@ -7,6 +7,7 @@ mod advise;
 mod bench;
 mod bench_gpu;
 mod convert;
+mod device;
 mod dtypes;
 mod expand;
 mod factorize;

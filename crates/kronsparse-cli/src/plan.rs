@@ -1,16 +1,16 @@
 //! `kronsparse plan`: how a GPU would multiply by a chain, and why, without one.
 
 use std::fmt::Write as _;
-use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use kronsparse::cuda::{self, libraries};
+use kronsparse::advise::{Gpu, Roof, check_batch};
 use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Cut, FusedPlan, GpuMachine, Part, groups};
 use kronsparse::{Activation, ChainPattern, ChainSpec, Join, Layout};
 use kronsparse_bench::{Kind, format};
 use serde_json::{Value, json};
 
+use crate::device::GpuName;
 use crate::output::{self, HEADING, grouped, json_number};
 use crate::table::{Align, render};
 
@@ -53,59 +53,10 @@ pub(crate) struct PlanArgs {
     combine: bool,
     /// The GPU to plan for: h100, which need not be there, or one of this machine as cuda:N
     #[arg(long, default_value = "h100")]
-    device: Target,
+    device: GpuName,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
-}
-
-/// What is planned for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
-    /// The built-in description.
-    H100,
-    /// A GPU of this machine by its number.
-    Cuda(usize),
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Target, String> {
-        let number = if text == "cuda" { Some("0") } else { text.strip_prefix("cuda:") };
-        match (text, number.map(str::parse)) {
-            ("h100", _) => Ok(Target::H100),
-            (_, Some(Ok(number))) => Ok(Target::Cuda(number)),
-            _ => Err("expected h100, cuda or cuda:N".into()),
-        }
-    }
-}
-
-/// A GPU and the libraries beside it.
-struct Gpu {
-    name: String,
-    machine: GpuMachine,
-    /// Bytes of weights that a library's algorithm may have, or why there are none.
-    libraries: std::result::Result<usize, String>,
-    /// Whether somebody looked.
-    assumed: bool,
-}
-
-impl Gpu {
-    fn new(target: Target) -> Result<Gpu> {
-        let limit = cuda::Options::<f32>::default().memory_limit;
-        Ok(match target {
-            Target::H100 => {
-                Gpu { name: "H100".into(), machine: GpuMachine::h100(), libraries: Ok(limit), assumed: true }
-            }
-            Target::Cuda(ordinal) => {
-                let device = cuda::Device::open(ordinal)?;
-                let found = libraries::find(libraries::Library::Cublas).map(|_| limit).map_err(str::to_owned);
-                let (name, machine) = (device.name().to_owned(), device.machine().clone());
-                Gpu { name, machine, libraries: found, assumed: false }
-            }
-        })
-    }
 }
 
 /// One line of the list of ways.
@@ -123,9 +74,10 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     }
     let chain = resolve(&args.chain, args.shape.as_deref())?;
     for &batch in &args.batch {
-        check_batch(batch, &chain)?;
+        let features = chain.patterns().iter().flat_map(|p| [p.rows(), p.cols()]).max().unwrap_or(1);
+        check_batch(batch, features)?;
     }
-    let gpu = Gpu::new(args.device)?;
+    let gpu = args.device.open()?;
     let combined = if args.combine {
         let groups = groups(&chain, args.dtype.dtype, args.dtype.precision(), &gpu.machine).into_iter();
         ChainPattern::new(groups.map(|group| chain.product(group)).collect::<kronsparse::Result<_>>()?)?
@@ -172,19 +124,6 @@ fn resolve(spec: &ChainSpec, shape: Option<&[usize]>) -> Result<ChainPattern> {
     })
 }
 
-/// Refuses no vectors, and more than an address space holds.
-fn check_batch(batch: usize, chain: &ChainPattern) -> Result<()> {
-    if batch == 0 {
-        bail!("--batch 0: expected at least one vector");
-    }
-    let features = chain.patterns().iter().flat_map(|p| [p.rows(), p.cols()]).max().unwrap_or(1);
-    // As patterns are checked: even times 16 bytes.
-    match features.checked_mul(batch).and_then(|numbers| numbers.checked_mul(16)) {
-        Some(bytes) if isize::try_from(bytes).is_ok() => Ok(()),
-        _ => bail!("--batch {batch}: so many vectors of {features} numbers do not fit in the address space"),
-    }
-}
-
 /// What all paragraphs have in common.
 fn heading(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: &Gpu) -> String {
     let mut text = String::new();
@@ -223,7 +162,7 @@ fn heading(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: 
     );
     let state = match &gpu.libraries {
         Ok(limit) => {
-            let found = if gpu.assumed { "assumed to be there" } else { "found" };
+            let found = if gpu.at_hand { "found" } else { "assumed to be there" };
             format!("cuBLAS {found}, for up to {} of weights", format::bytes(*limit as f64))
         }
         Err(why) => format!("missing: {why}"),
@@ -235,21 +174,22 @@ fn heading(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: 
 /// The plan for one number of vectors.
 fn paragraph(plan: &ChainPlan) -> String {
     let problem = plan.problem();
-    let (roofline, bound) = roofline(plan);
+    let roof = roof(plan);
     let mut text = format!(
         "{HEADING}n = {}: {}, {}{HEADING:#}, {} of the roofline\n",
         grouped(problem.batch),
         decision(plan),
         format::seconds(plan.seconds()),
-        format::percent(roofline / plan.seconds()),
+        format::percent(roof.seconds / plan.seconds()),
     );
     let (flops, bytes) = work(plan);
     let _ = writeln!(
         text,
-        "  to do: {} to move and {}, {} at the roofline, bound by {bound}",
+        "  to do: {} to move and {}, {} at the roofline, bound by {}",
         format::bytes(bytes),
         flops_text(flops),
-        format::seconds(roofline),
+        format::seconds(roof.seconds),
+        bound(roof),
     );
     for (at, step) in plan.steps().iter().enumerate() {
         let (name, seconds) = (plan.name(step.part), format::seconds(step.seconds));
@@ -340,7 +280,7 @@ fn work(plan: &ChainPlan) -> (f64, f64) {
 }
 
 /// Operations with a unit that suits their number.
-fn flops_text(flops: f64) -> String {
+pub(crate) fn flops_text(flops: f64) -> String {
     let (factor, unit) = match flops {
         x if x >= 1e12 => (1e-12, "TFLOP"),
         x if x >= 1e9 => (1e-9, "GFLOP"),
@@ -350,12 +290,14 @@ fn flops_text(flops: f64) -> String {
     format!("{} {unit}", format::significant(flops * factor))
 }
 
-/// Seconds at the roofline, and what bounds them.
-fn roofline(plan: &ChainPlan) -> (f64, &'static str) {
+/// The least time at the machine's rates.
+fn roof(plan: &ChainPlan) -> Roof {
     let ((flops, bytes), problem, machine) = (work(plan), plan.problem(), plan.machine());
-    let arithmetic = flops / machine.flops.peak(problem.dtype, problem.precision);
-    let memory = bytes / machine.bytes_per_second;
-    if memory >= arithmetic { (memory, "memory") } else { (arithmetic, "arithmetic") }
+    Roof::new(flops, bytes, machine.flops.peak(problem.dtype, problem.precision), machine.bytes_per_second)
+}
+
+fn bound(roof: Roof) -> &'static str {
+    if roof.memory { "memory" } else { "arithmetic" }
 }
 
 /// The same as one JSON document.
@@ -386,7 +328,7 @@ fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu:
 }
 
 fn plan_json(plan: &ChainPlan) -> Value {
-    let ((flops, bytes), (roofline, bound)) = (work(plan), roofline(plan));
+    let ((flops, bytes), roof) = (work(plan), roof(plan));
     let steps: Vec<Value> = plan
         .steps()
         .iter()
@@ -415,8 +357,8 @@ fn plan_json(plan: &ChainPlan) -> Value {
         "batch": plan.problem().batch,
         "flops": json_number(flops),
         "bytes": json_number(bytes),
-        "roofline_seconds": json_number(roofline),
-        "bound_by": bound,
+        "roofline_seconds": json_number(roof.seconds),
+        "bound_by": bound(roof),
         "decision": decision(plan),
         "seconds": json_number(plan.seconds()),
         "seconds_factor_by_factor": plan.seconds_apart().map(json_number),
@@ -429,12 +371,6 @@ fn plan_json(plan: &ChainPlan) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn devices_by_name() {
-        let all = ["h100", "cuda", "cuda:3", "cuda:", "cuda3", "cpu"].map(|text| text.parse::<Target>().ok());
-        assert_eq!(all, [Some(Target::H100), Some(Target::Cuda(0)), Some(Target::Cuda(3)), None, None, None]);
-    }
 
     #[test]
     fn operations_have_units() {

@@ -109,6 +109,18 @@ pub enum Error {
         /// Why it cannot be had.
         why: String,
     },
+    /// A shape that no chain suits which was asked for: what is asked is in order, and the dense matrix is what is left.
+    #[error("there is no chain of {rows} × {cols} with {budget} of the parameters: {why}")]
+    NoChain {
+        /// Outputs.
+        rows: usize,
+        /// Inputs.
+        cols: usize,
+        /// Shares of the dense parameters, as text.
+        budget: String,
+        /// What stands in the way, and what would help.
+        why: String,
+    },
     /// A computation that did not converge or met a value that it cannot handle (NaN, infinity).
     #[error("{what}: {why}")]
     Numerical {

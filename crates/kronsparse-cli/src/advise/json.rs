@@ -1,6 +1,6 @@
 //! An advice as one JSON document.
 
-use kronsparse::advise::{Advice, Cost, ModelAdvice, Options, Target, Verdict, Way};
+use kronsparse::advise::{Advice, Candidate, Cost, ModelAdvice, Objective, Options, Target, Verdict};
 use kronsparse_bench::Kind;
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ fn question(options: &Options, target: &Target, source: Option<&Source>) -> Valu
     })
 }
 
-fn way(way: &Way, advice: &Advice) -> Value {
+fn way(way: &Candidate, advice: &Advice) -> Value {
     let splits = way.splits.iter().map(|split| {
         json!({
             "blocks": split.blocks(), "a": split.a, "d": split.d,
@@ -67,7 +67,7 @@ fn way(way: &Way, advice: &Advice) -> Value {
         })
     });
     let costs = way.costs.iter().zip(&way.measured).zip(&advice.options().batches).map(|((cost, measured), batch)| {
-        let Cost { seconds, joules, memory, flops, bytes, how } = cost;
+        let Cost { seconds, joules, memory, flops, bytes, how, steps } = cost;
         json!({
             "batch": batch,
             "predicted_seconds": json_number(*seconds),
@@ -80,11 +80,12 @@ fn way(way: &Way, advice: &Advice) -> Value {
             "flops": json_number(*flops),
             "bytes_to_move": json_number(*bytes),
             "how": how,
+            "steps": steps,
         })
     });
     json!({
         "chain": way.chain.to_string(),
-        "kind": way.kind.name(),
+        "family": way.family.name(),
         "parameters": way.chain.parameters(),
         "share": json_number(way.chain.density()),
         "rank": way.rank,
@@ -98,9 +99,11 @@ fn verdict(verdict: &Verdict, advice: &Advice) -> Value {
     json!({
         "batch": verdict.batch,
         "chain": name(verdict.best),
-        "gain": json_number(verdict.gain),
+        "gain": verdict.best.map(|_| json_number(verdict.gain)),
         "stay_dense": verdict.stay_dense,
-        "chain_with_most_parameters_that_gains": name(verdict.richest),
+        "too_close_to_call": verdict.too_close,
+        "no_verdict_because": verdict.unknown,
+        "listed_chain_with_most_parameters_that_gains": name(verdict.richest),
         "decided_by": if verdict.measured { "measurement" } else { "estimate" },
         "sentence": verdict.sentence,
     })
@@ -111,7 +114,7 @@ pub(super) fn model(advice: &ModelAdvice, options: &Options, target: &Target, so
     let layers = advice.layers.iter().map(|layer| {
         let found = layer.advice.as_ref().ok();
         let gains = layer.chain().map(|(advice, best)| {
-            let seconds = |way: &Way| way.costs.iter().map(|cost| cost.seconds).collect::<Vec<_>>();
+            let seconds = |way: &Candidate| way.costs.iter().map(|cost| cost.seconds).collect::<Vec<_>>();
             let (dense, chain) = (seconds(advice.dense()), seconds(&advice.chains()[best]));
             json!({
                 "dense_seconds": dense.into_iter().map(json_number).collect::<Vec<_>>(),
@@ -139,10 +142,10 @@ pub(super) fn model(advice: &ModelAdvice, options: &Options, target: &Target, so
         })
     });
     let skipped = advice.skipped.iter().map(|s| json!({"tensor": s.tensor, "shape": s.shape, "reason": s.reason}));
-    let unit = match options.objective.name() {
-        "time" => "seconds",
-        "energy" => "joules",
-        _ => "bytes",
+    let unit = match options.objective {
+        Objective::Time => "seconds",
+        Objective::Energy => "joules",
+        Objective::Memory => "bytes",
     };
     let mut all = question(options, target, source);
     let own = json!({

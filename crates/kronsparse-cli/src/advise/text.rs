@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use kronsparse::advise::{Advice, Cost, LayerAdvice, ModelAdvice, Objective, Options, Target, Way};
+use kronsparse::advise::{Advice, Candidate, Cost, LayerAdvice, ModelAdvice, Objective, Options, Target};
 use kronsparse_bench::{Kind, format};
 
 use super::Source;
 use crate::output::{HEADING, grouped};
+use crate::plan::flops_text;
 use crate::table::{Align, render};
 
 /// So many chains are listed for each number of vectors; JSON has all.
@@ -23,7 +24,7 @@ pub(super) fn report(advice: &Advice, kind: Kind, source: Option<&Source>, notes
     line(&mut text, "layer", &format!("{cols} → {rows}, {dense} parameters, {kind}, {}", options.layout));
     heading(&mut text, options, advice.target(), source);
     let looked_at = format!(
-        "{} chains with {} to {} of the parameters; the best of every kind and size are estimated",
+        "{} chains with {} to {} of the parameters; the best of every size and family, by the estimates",
         grouped(advice.looked_at()),
         share(budget.least()),
         share(budget.most())
@@ -59,7 +60,7 @@ fn heading(text: &mut String, options: &Options, target: &Target, source: Option
     let (basis, ceilings) = match target {
         Target::Gpu(gpu) => {
             let libraries = match &gpu.libraries {
-                Ok(()) => "with cuBLAS".to_owned(),
+                Ok(_) => "with cuBLAS".to_owned(),
                 Err(why) => format!("without cuBLAS ({why})"),
             };
             (format!("the planner's estimates, {libraries}"), None)
@@ -105,7 +106,7 @@ fn chains(advice: &Advice) -> String {
                 .collect();
             vec![
                 way.chain.to_string(),
-                way.kind.name().into(),
+                way.family.name().into(),
                 grouped(way.chain.parameters()),
                 format::percent(way.chain.density()),
                 splits.join(", "),
@@ -115,7 +116,7 @@ fn chains(advice: &Advice) -> String {
         .collect();
     let columns = [
         ("chain", Align::Left),
-        ("kind", Align::Left),
+        ("family", Align::Left),
         ("parameters", Align::Right),
         ("share", Align::Right),
         ("largest rank in blocks", Align::Left),
@@ -129,18 +130,18 @@ fn costs(advice: &Advice, at: usize) -> String {
     let objective = advice.options().objective;
     let ways = || std::iter::once(advice.dense()).chain(advice.chains());
     let measured = ways().any(|way| way.measured[at].is_some());
-    let joules =
-        objective == Objective::Energy || ways().any(|way| way.measured[at].is_some_and(|m| m.joules.is_some()));
-    let score = |way: &Way| match (objective, way.measured[at]) {
+    let joules_measured = ways().any(|way| way.measured[at].is_some_and(|figures| figures.joules.is_some()));
+    let joules_estimated = objective == Objective::Energy;
+    let score = |way: &Candidate| match (objective, way.measured[at]) {
         (Objective::Memory, _) => way.costs[at].memory.bytes(),
         (Objective::Energy, Some(figures)) => figures.joules.unwrap_or(f64::INFINITY),
         (Objective::Energy, None) => way.costs[at].joules.as_ref().copied().unwrap_or(f64::INFINITY),
         (Objective::Time, Some(figures)) => figures.seconds,
         (Objective::Time, None) => way.costs[at].seconds,
     };
-    let mut order: Vec<&Way> = ways().collect();
+    let mut order: Vec<&Candidate> = ways().collect();
     // What was measured comes first: an estimate and a measurement do not compare.
-    let unmeasured = |way: &Way| measured && objective != Objective::Memory && way.measured[at].is_none();
+    let unmeasured = |way: &Candidate| measured && objective != Objective::Memory && way.measured[at].is_none();
     order.sort_by(|x, y| unmeasured(x).cmp(&unmeasured(y)).then(score(x).total_cmp(&score(y))));
     let mut chains = 0;
     order.retain(|way| {
@@ -152,7 +153,7 @@ fn costs(advice: &Advice, at: usize) -> String {
     let rows: Vec<Vec<String>> = order
         .into_iter()
         .map(|way| {
-            let Cost { seconds, joules: estimate, memory, flops, bytes, how } = &way.costs[at];
+            let Cost { seconds, joules: estimate, memory, flops, bytes, how, steps: _ } = &way.costs[at];
             let dense = &advice.dense().costs[at];
             let is_dense = way.splits.is_empty() && way.chain == advice.dense().chain;
             let gain = |dense: f64, mine: f64| if is_dense { none() } else { format::ratio(dense / mine) };
@@ -164,11 +165,13 @@ fn costs(advice: &Advice, at: usize) -> String {
                 let both = figures.zip(advice.dense().measured[at]);
                 row.push(both.map_or_else(none, |(mine, dense)| gain(dense.seconds, mine.seconds)));
             }
-            if joules {
-                let counted = way.measured[at].and_then(|figures| figures.joules);
-                row.push(counted.or(estimate.as_ref().ok().copied()).map_or_else(none, energy));
+            if joules_estimated {
+                row.push(estimate.as_ref().ok().copied().map_or_else(none, energy));
             }
-            row.extend([work(*flops), format::bytes(*bytes), format::bytes(memory.bytes()), how.clone()]);
+            if joules_measured {
+                row.push(way.measured[at].and_then(|figures| figures.joules).map_or_else(none, energy));
+            }
+            row.extend([flops_text(*flops), format::bytes(*bytes), format::bytes(memory.bytes()), how.clone()]);
             row
         })
         .collect();
@@ -176,21 +179,15 @@ fn costs(advice: &Advice, at: usize) -> String {
     if measured {
         columns.extend([("measured", Align::Right), ("gain", Align::Right)]);
     }
-    if joules {
-        columns.push(("energy", Align::Right));
+    if joules_estimated {
+        columns.push(("energy, predicted", Align::Right));
+    }
+    if joules_measured {
+        columns.push(("energy, measured", Align::Right));
     }
     let rest = [("work", Align::Right), ("to move", Align::Right), ("held", Align::Right), ("how", Align::Left)];
     columns.extend(rest);
     render(&columns, &rows)
-}
-
-/// Operations with a unit that suits their number.
-fn work(flops: f64) -> String {
-    let (size, unit) = [(1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")]
-        .into_iter()
-        .find(|(size, _)| flops >= *size)
-        .unwrap_or((1.0, "FLOP"));
-    format!("{} {unit}", format::significant(flops / size))
 }
 
 /// The answer for a model.
@@ -202,7 +199,7 @@ pub(super) fn model(advice: &ModelAdvice, options: &Options, target: &Target, so
         match layer.chain() {
             Some((advice, best)) => (0..options.batches.len())
                 .map(|at| {
-                    let of = |way: &Way| figure(&way.costs[at], options.objective);
+                    let of = |way: &Candidate| figure(&way.costs[at], options.objective);
                     let both = of(advice.dense()).zip(of(&advice.chains()[best]));
                     both.map_or("–".into(), |(dense, chain)| format::ratio(dense / chain))
                 })
@@ -220,6 +217,7 @@ pub(super) fn model(advice: &ModelAdvice, options: &Options, target: &Target, so
                     let chain = &advice.chains()[best].chain;
                     (chain.to_string(), format::percent(chain.density()))
                 }
+                (None, Ok(advice)) if advice.overall().unknown.is_some() => ("no verdict".into(), String::new()),
                 (None, Ok(_)) => ("stay dense".into(), String::new()),
                 (None, Err(_)) => ("stay dense: no chain fits".into(), String::new()),
             };

@@ -165,12 +165,25 @@ impl Calibration {
                 Err(error) => remark = Some(format!("{error}; it was measured again")),
             }
         }
+        // Measured in any case: a folder that cannot be written to costs the next call some seconds, not this one its answer.
         let measured = Calibration::measure(1.0)?;
         let origin = match measured.write(&path) {
             Ok(()) => Origin::Kept(path),
             Err(error) => Origin::NotKept(error.to_string()),
         };
         Ok((measured, origin, remark))
+    }
+
+    /// The calibration of this machine from a file that was asked for; where there is none, or `again` is set, it is measured and
+    /// kept there. Errors: what [`Calibration::read`] refuses, and, before anything is measured, a place that cannot be written to.
+    pub fn of_file(path: &Path, again: bool) -> Result<(Calibration, Origin)> {
+        if !again && let Some(found) = Calibration::read(path)? {
+            return Ok((found, Origin::Read(path.into())));
+        }
+        Calibration::place(path)?;
+        let measured = Calibration::measure(1.0)?;
+        measured.write(path)?;
+        Ok((measured, Origin::Kept(path.into())))
     }
 
     /// Reads a calibration of this machine; `None` where there is no file. Errors: what is no regular file, too large, no
@@ -217,14 +230,23 @@ impl Calibration {
     /// Writes it, whole or not at all; the folder is made where it is missing, for this user alone.
     pub fn write(&self, path: &Path) -> Result<()> {
         let fail = |source| Error::Io { path: path.into(), action: "write", source };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        make_folder(folder).map_err(fail)?;
+        let mut file = Calibration::place(path)?;
         let sealed = Sealed { calibration: self.clone(), checksum: self.checksum() };
         let text = serde_json::to_string_pretty(&sealed).map_err(|error| fail(error.into()))?;
-        let mut file = tempfile::Builder::new().prefix(".calibration").tempfile_in(folder).map_err(fail)?;
         file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
         file.persist(path).map_err(|error| fail(error.error))?;
         Ok(())
+    }
+
+    /// An empty file beside `path` that can take its place, in a folder that is made where it is missing.
+    fn place(path: &Path) -> Result<tempfile::NamedTempFile> {
+        let fail = |source| Error::Io { path: path.into(), action: "write", source };
+        if path.is_dir() {
+            return Err(fail(std::io::ErrorKind::IsADirectory.into()));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        make_folder(folder).map_err(fail)?;
+        tempfile::Builder::new().prefix(".calibration").tempfile_in(folder).map_err(fail)
     }
 
     fn checksum(&self) -> String {

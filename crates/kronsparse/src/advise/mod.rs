@@ -3,11 +3,11 @@
 //!
 //! [`advise()`] goes through these steps, one file each:
 //!
-//! 1. [`Search`]: the chains of the shape within a [`Budget`], and [`splits`]: the ranks that each of them allows.
-//! 2. A rough time puts them in order (`sketch`), and `shortlist` keeps the best of every kind and size, without those that
-//!    another chain beats in parameters, ranks and time at once.
-//! 3. [`Target`]: what these cost, by the planner's estimates for a GPU ([`crate::plan::gpu::ChainPlan`]), by a roofline of
+//! 1. [`Search`]: the chains of the shape within a [`Budget`], and [`ranks::splits`]: the ranks that each of them allows.
+//! 2. [`Target`]: what a chain costs, by the planner's estimates for a GPU ([`crate::plan::gpu::ChainPlan`]), by a roofline of
 //!    measured ceilings ([`Calibration`]) for a CPU; joules where there is a basis for them.
+//! 3. `shortlist`: the best of every family and size, without those that another chain beats in parameters, ranks and time at
+//!    once. `explore` finds them by bounds, so that few of thousands of chains are planned in full (`planner`).
 //! 4. [`Verdict`]: which is best for each number of vectors and for all together, by how much, or why to stay dense. Where
 //!    somebody measured ([`Advice::set_measured`]), the measured figures decide.
 //!
@@ -23,14 +23,19 @@
 //! # Ok::<(), kronsparse::Error>(())
 //! ```
 
+mod bounds;
 mod calibration;
+mod candidate;
 pub mod cpu;
 pub mod energy;
+mod estimator;
+mod explore;
 mod model;
+mod planner;
 pub mod ranks;
 mod search;
 mod shortlist;
-mod sketch;
+pub mod spread;
 mod target;
 mod verdict;
 mod words;
@@ -38,14 +43,11 @@ mod words;
 use std::fmt;
 use std::str::FromStr;
 
-use rayon::prelude::*;
-
 pub use calibration::{Calibration, CpuDescription, Origin};
-pub use cpu::{chain_seconds, dense_seconds};
+pub use candidate::{Candidate, Family, Measured};
 pub use model::{LayerAdvice, ModelAdvice, Total, advise_model};
-pub use ranks::{Split, rank_bound, splits};
 pub use search::{Budget, Search};
-pub use target::{Case, Cost, Gpu, Memory, Target};
+pub use target::{Case, Cost, Gpu, Memory, Roof, Target};
 pub use verdict::{Verdict, WORTH};
 
 use crate::plan::gpu::Precision;
@@ -107,6 +109,33 @@ pub struct Options {
     pub objective: Objective,
 }
 
+impl Options {
+    /// What is wrong with them for any shape, said before anything is searched or read. Errors: no number of vectors, one that is 0,
+    /// one that no matrix of two numbers could have; what [`Search::check`] refuses.
+    pub fn check(&self) -> Result<()> {
+        if self.batches.is_empty() {
+            let why = "expected at least one number of vectors, found none".into();
+            return Err(Error::Unsupported { what: "advice".into(), why });
+        }
+        self.check_batches(2)?;
+        self.search.check()
+    }
+
+    fn check_batches(&self, features: usize) -> Result<()> {
+        self.batches.iter().try_for_each(|&batch| check_batch(batch, features))
+    }
+}
+
+/// Refuses no vectors, and more vectors of `features` numbers than can be addressed, even times 16 bytes, as patterns are checked.
+pub fn check_batch(batch: usize, features: usize) -> Result<()> {
+    let why = match (batch, fits(features, batch)) {
+        (0, _) => "expected at least one vector".to_owned(),
+        (_, false) => format!("so many vectors of {features} numbers do not fit in the address space"),
+        _ => return Ok(()),
+    };
+    Err(Error::Unsupported { what: format!("a batch of {batch}"), why })
+}
+
 impl Default for Options {
     /// 1, 32 and 2048 vectors, batch-first, least time.
     fn default() -> Options {
@@ -115,104 +144,6 @@ impl Default for Options {
             layout: Layout::BatchFirst,
             search: Search::default(),
             objective: Objective::Time,
-        }
-    }
-}
-
-/// The families that people know chains by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// The matrix itself.
-    Dense,
-    /// Two dense factors.
-    LowRank,
-    /// Two factors, blocks of rank 1.
-    Monarch,
-    /// Two factors, blocks of a larger rank.
-    BlockLowRank,
-    /// Three or four factors.
-    Butterfly,
-    /// One factor with zeros: every output sees a part of the inputs.
-    Partial,
-}
-
-impl Kind {
-    /// In a few words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Dense => "dense",
-            Kind::LowRank => "low rank",
-            Kind::Monarch => "Monarch",
-            Kind::BlockLowRank => "blocks of low rank",
-            Kind::Butterfly => "butterfly",
-            Kind::Partial => "one sparse factor",
-        }
-    }
-
-    fn of(chain: &ChainPattern, splits: &[Split]) -> Kind {
-        match (chain.patterns(), splits) {
-            ([one], _) if ranks::is_dense(*one) => Kind::Dense,
-            ([_], _) => Kind::Partial,
-            (_, [split]) if split.blocks() == 1 => Kind::LowRank,
-            (_, [split]) if split.rank == 1 => Kind::Monarch,
-            (_, [_]) => Kind::BlockLowRank,
-            _ => Kind::Butterfly,
-        }
-    }
-}
-
-/// What was measured of one way and one number of vectors.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measured {
-    /// Median seconds of a multiplication whose result was verified.
-    pub seconds: f64,
-    /// Joules, where there was a meter.
-    pub joules: Option<f64>,
-}
-
-/// A chain, or the dense matrix as a chain of one factor, with what it costs.
-#[derive(Clone, Debug)]
-pub struct Way {
-    /// The patterns.
-    pub chain: ChainPattern,
-    /// Its family.
-    pub kind: Kind,
-    /// Where its pairs cut the matrix, and the rank that they allow there; empty for one factor.
-    pub splits: Vec<Split>,
-    /// The most rank that the whole matrix can have.
-    pub rank: usize,
-    /// Estimates, one for each number of vectors.
-    pub costs: Vec<Cost>,
-    /// What was measured, one for each number of vectors.
-    pub measured: Vec<Option<Measured>>,
-}
-
-impl Way {
-    fn new(chain: ChainPattern, costs: Vec<Cost>) -> Result<Way> {
-        let splits = splits(&chain)?;
-        let kind = Kind::of(&chain, &splits);
-        let narrowest = chain.patterns().iter().map(|p| p.rows().min(p.cols())).min().unwrap_or(0);
-        let rank = rank_bound(&splits, chain.rows(), chain.cols(), 1, 1).min(narrowest);
-        let measured = vec![None; costs.len()];
-        Ok(Way { chain, kind, splits, rank, costs, measured })
-    }
-
-    /// Estimated cost in the unit of an objective; the error says what is missing.
-    fn estimate(&self, at: usize, objective: Objective) -> std::result::Result<f64, &str> {
-        let cost = &self.costs[at];
-        match objective {
-            Objective::Time => Ok(cost.seconds),
-            Objective::Energy => cost.joules.as_ref().copied().map_err(String::as_str),
-            Objective::Memory => Ok(cost.memory.bytes()),
-        }
-    }
-
-    /// Measured cost in the unit of an objective; bytes are counted, not measured.
-    fn measurement(&self, at: usize, objective: Objective) -> Option<f64> {
-        match objective {
-            Objective::Time => self.measured[at].map(|measured| measured.seconds),
-            Objective::Energy => self.measured[at]?.joules,
-            Objective::Memory => None,
         }
     }
 }
@@ -227,16 +158,17 @@ pub struct Advice {
     options: Options,
     target: Target,
     looked_at: usize,
-    dense: Way,
-    chains: Vec<Way>,
+    dense: Candidate,
+    chains: Vec<Candidate>,
     verdicts: Vec<Verdict>,
     overall: Verdict,
 }
 
 /// Advice for `Y = X Wᵀ` with a `rows × cols` matrix `W`: `cols` inputs, `rows` outputs.
 ///
-/// Errors: no number of vectors, or one that is 0 or too large; complex numbers, or TF32 on a CPU; sizes and budgets that have
-/// no chain (the message says why); the objective energy where there is no basis for an estimate.
+/// Errors: what [`Options::check`] refuses; more numbers than can be addressed; complex numbers, or TF32 on a CPU;
+/// [`Error::NoChain`] for sizes and budgets that have no chain; the objective energy where there is no basis for an estimate
+/// with any number of vectors.
 pub fn advise(
     rows: usize,
     cols: usize,
@@ -245,33 +177,23 @@ pub fn advise(
     options: &Options,
     target: &Target,
 ) -> Result<Advice> {
-    let fail = |what: String, why: String| Error::Unsupported { what, why };
-    if options.batches.is_empty() {
-        return Err(fail("advice".into(), "expected at least one number of vectors, found none".into()));
-    }
+    options.check()?;
+    Pattern::new(1, rows, cols, 1)?;
+    options.check_batches(rows.max(cols))?;
     let case = |batch: usize| Case { dtype, precision, layout: options.layout, batch };
     let most = options.batches.iter().copied().max().unwrap_or(0);
-    if options.batches.contains(&0) {
-        return Err(fail("a batch of 0".into(), "expected at least one vector".into()));
-    }
-    Pattern::new(1, rows, cols, 1)?;
-    if !fits(rows.max(cols), most) {
-        let why = format!("so many vectors of {} numbers do not fit in the address space", rows.max(cols));
-        return Err(fail(format!("a batch of {most}"), why));
-    }
     let cases: Vec<Case> = options.batches.iter().map(|&batch| case(batch)).collect();
     let costs = cases.iter().map(|case| target.dense(rows, cols, case)).collect::<Result<_>>()?;
-    let dense = Way::new(ChainPattern::new(vec![Pattern::new(1, rows, cols, 1)?])?, costs)?;
+    let dense = Candidate::new(ChainPattern::new(vec![Pattern::new(1, rows, cols, 1)?])?, costs)?;
 
     let mut space = options.search.chains(rows, cols)?;
     space.retain(|chain| chain.patterns().iter().all(|pattern| fits(pattern.cols(), most)));
+    if space.is_empty() {
+        let what = format!("advice for {most} vectors");
+        return Err(Error::Unsupported { what, why: "the hidden vectors do not fit in the address space".into() });
+    }
     let looked_at = space.len();
-    let picked = shortlist::pick(space, &cases, options, target)?;
-    let ways = picked.into_par_iter().map(|chain| {
-        let costs = cases.iter().map(|case| target.chain(&chain, case)).collect::<Result<_>>()?;
-        Way::new(chain, costs)
-    });
-    let chains = shortlist::undominated(ways.collect::<Result<Vec<Way>>>()?, options.objective);
+    let chains = shortlist::undominated(shortlist::pick(&space, &cases, options, target)?, options.objective);
     let (options, target) = (options.clone(), target.clone());
     let pending = Verdict::pending();
     let mut advice = Advice {
@@ -287,12 +209,6 @@ pub fn advise(
         verdicts: Vec::new(),
         overall: pending,
     };
-    if advice.chains.is_empty() {
-        return Err(fail(
-            format!("advice for {most} vectors"),
-            "the hidden vectors do not fit in the address space".into(),
-        ));
-    }
     advice.decide()?;
     Ok(advice)
 }
@@ -325,11 +241,11 @@ impl Advice {
         self.looked_at
     }
     /// The dense matrix.
-    pub fn dense(&self) -> &Way {
+    pub fn dense(&self) -> &Candidate {
         &self.dense
     }
     /// The best chains, by the geometric mean of their estimates over all numbers of vectors, the best first.
-    pub fn chains(&self) -> &[Way] {
+    pub fn chains(&self) -> &[Candidate] {
         &self.chains
     }
     /// One for each number of vectors, in their order.
@@ -350,8 +266,11 @@ impl Advice {
         let mut picked: Vec<usize> = Vec::new();
         for at in 0..self.options.batches.len() {
             let mut order: Vec<usize> = (0..self.chains.len()).collect();
+            // Energy is estimated of some chains only; all have a time.
+            let known = self.chains.iter().all(|way| way.estimate(at, self.options.objective).is_ok());
+            let objective = if known { self.options.objective } else { Objective::Time };
             order.sort_by(|&x, &y| {
-                let of = |way: usize| self.chains[way].estimate(at, self.options.objective).unwrap_or(f64::INFINITY);
+                let of = |way: usize| self.chains[way].estimate(at, objective).unwrap_or(f64::INFINITY);
                 of(x).total_cmp(&of(y))
             });
             picked.extend(order.into_iter().take(count));

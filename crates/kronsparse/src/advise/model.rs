@@ -62,8 +62,8 @@ pub struct ModelAdvice {
 /// Advises on every weight that `selection` takes, as [`crate::convert::convert`] would. `kind` is an element type other than that
 /// of the tensors. `progress` is called before each layer.
 ///
-/// Errors: a file that is no model or has no such weight; what [`advise`] refuses, but for shapes that no chain suits, which are
-/// layers that stay dense.
+/// Errors: what [`Options::check`] refuses; a file that is no model or has no such weight; what [`advise`] refuses, but for shapes
+/// that no chain suits ([`Error::NoChain`]), which are layers that stay dense.
 pub fn advise_model(
     path: &Path,
     selection: &Selection,
@@ -72,6 +72,7 @@ pub fn advise_model(
     target: &Target,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<ModelAdvice> {
+    options.check()?;
     let model = Model::open(path)?;
     let (selected, skipped) = selection.split(&model)?;
     let mut known: HashMap<([usize; 2], DType), std::result::Result<Arc<Advice>, String>> = HashMap::new();
@@ -84,11 +85,13 @@ pub fn advise_model(
         let advice = match known.get(&key) {
             Some(advice) => advice.clone(),
             None => {
-                let advice = match options.search.chains(rows, cols) {
-                    Err(error) => Err(error.to_string()),
-                    Ok(_) => Ok(Arc::new(advise(rows, cols, dtype, precision, options, target).map_err(|error| {
-                        Error::File { path: path.into(), why: format!("tensor \"{}\": {error}", weight.tensor) }
-                    })?)),
+                let advice = match advise(rows, cols, dtype, precision, options, target) {
+                    Ok(advice) => Ok(Arc::new(advice)),
+                    Err(Error::NoChain { why, .. }) => Err(why),
+                    Err(error) => {
+                        let why = format!("tensor \"{}\": {error}", weight.tensor);
+                        return Err(Error::File { path: path.into(), why });
+                    }
                 };
                 known.insert(key, advice.clone());
                 advice

@@ -127,17 +127,17 @@ impl Search {
     /// * with three and four factors: one rank for all pairs, chosen in the same way, and steps `d_{ℓ-1}/d_ℓ` of which none is
     ///   more than sixteen times another, likewise `a_{ℓ+1}/a_ℓ`; the 64 most even sequences of each.
     ///
-    /// Errors: a size of 0 or above 2³², more factors than four, and where nothing fits a sentence that says why.
+    /// Errors: a size of 0 or above 2³²; more factors than four; [`Error::NoChain`] where nothing fits, with a sentence that says why.
     pub fn chains(&self, rows: usize, cols: usize) -> Result<Vec<ChainPattern>> {
         for (what, size) in [("outputs", rows), ("inputs", cols)] {
             if size == 0 || size > LARGEST {
-                return Err(self.fail(rows, cols, format!("expected 1 to {LARGEST} {what}, found {size}")));
+                let (what, why) =
+                    (format!("a chain of {rows} × {cols}"), format!("expected 1 to {LARGEST} {what}, found {size}"));
+                return Err(Error::Unsupported { what, why });
             }
         }
         Pattern::new(1, rows, cols, 1)?;
-        if !(1..=4).contains(&self.max_factors) {
-            return Err(self.fail(rows, cols, format!("expected 1 to 4 factors at most, found {}", self.max_factors)));
-        }
+        self.check()?;
         let (least, most) = self.budget.parameters(rows, cols);
         let mut space = Space { rows, cols, least, most, low_rank: self.low_rank, found: Vec::new() };
         if self.partial {
@@ -154,22 +154,29 @@ impl Search {
         found.sort_by_cached_key(|chain| (chain.parameters(), chain.clone()));
         found.dedup();
         if found.is_empty() {
-            return Err(self.fail(rows, cols, self.why_nothing(rows, cols, by_rows.len(), by_cols.len())));
+            let why = self.why_nothing(rows, cols, by_rows.len(), by_cols.len());
+            return Err(Error::NoChain { rows, cols, budget: self.budget.to_string(), why });
         }
         Ok(found)
     }
 
-    fn fail(&self, rows: usize, cols: usize, why: String) -> Error {
-        Error::Unsupported { what: format!("a chain of {rows} × {cols} with {} of the parameters", self.budget), why }
+    /// What is wrong with it for any shape. Errors: no factors, more than four, or one where single factors are not wanted.
+    pub fn check(&self) -> Result<()> {
+        let why = match self.max_factors {
+            2..=4 => return Ok(()),
+            1 if self.partial => return Ok(()),
+            1 => {
+                "one factor that connects every output with every input is the dense matrix itself; allow more factors"
+                    .into()
+            }
+            other => format!("expected 1 to 4 factors at most, found {other}"),
+        };
+        Err(Error::Unsupported { what: "a search for chains".into(), why })
     }
 
     fn why_nothing(&self, rows: usize, cols: usize, by_rows: usize, by_cols: usize) -> String {
         let (least, most) = self.budget.parameters(rows, cols);
         let fewest = rows as u128 + cols as u128;
-        if self.max_factors == 1 && !self.partial {
-            return "one factor that connects every output with every input is the dense matrix itself; allow more factors"
-                .into();
-        }
         if most < fewest {
             return format!(
                 "that is {most} parameters, and two factors that connect every output with every input take at least \

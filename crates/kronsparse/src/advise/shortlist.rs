@@ -1,117 +1,84 @@
-//! From thousands of chains to the few that are estimated in full: the best of every family, size and number of vectors, and
-//! none that another one beats in parameters, ranks and time at once.
-
-use std::cmp::Ordering;
+//! From thousands of chains to the few that are shown: the best for each number of vectors, for all together and of every
+//! family, for small and for larger shares of the parameters; and none that another one beats in parameters, ranks and time at
+//! once. All of this by the estimates that are shown.
 
 use rayon::prelude::*;
 
-use super::ranks::rank_bound;
+use super::estimator::Estimator;
+use super::explore;
+use super::ranks::{Split, rank_bound, splits};
 use super::target::Case;
-use super::{Kind, Objective, Options, Split, Target, Way, splits};
+use super::{Candidate, Family, Objective, Options, Target};
 use crate::{ChainPattern, Result};
 
-/// So many chains of every family and size go into the comparison by pairs.
-const POOL: usize = 24;
-/// So many of every size are estimated in full, whatever their family, beside the best of every family.
+/// So many of every size are kept for each number of vectors, and for all together, beside one of every family.
 const BEST: usize = 2;
 /// A budget wider than this is cut into sizes, so that small chains do not hide larger ones, which can do more.
 const WIDE: f64 = 1.5;
 const SIZES: usize = 3;
 
-/// A chain with what it is compared by.
-struct Entry {
-    chain: ChainPattern,
-    splits: Vec<Split>,
-    kind: Kind,
-    /// Which part of the budget it is in.
-    size: usize,
-    /// One for each number of vectors, in the order of the cases.
-    scores: Vec<f64>,
-}
-
-impl Entry {
-    /// By score, of equal ones the one with fewer factors first.
-    fn compare(&self, other: &Entry, at: usize) -> Ordering {
-        let by_score = self.scores[at].total_cmp(&other.scores[at]);
-        by_score.then(self.chain.patterns().len().cmp(&other.chain.patterns().len()))
-    }
-}
-
-/// The chains to estimate in full.
+/// The chains to show, with what they cost.
 pub(super) fn pick(
-    space: Vec<ChainPattern>,
+    space: &[ChainPattern],
     cases: &[Case],
     options: &Options,
     target: &Target,
-) -> Result<Vec<ChainPattern>> {
-    let fewest = space.first().map_or(1, ChainPattern::parameters) as f64;
-    let most = space.last().map_or(1, ChainPattern::parameters) as f64;
-    let size = |chain: &ChainPattern| {
-        let place = (chain.parameters() as f64 / fewest).ln() / (most / fewest).ln();
-        if most / fewest > WIDE { ((place * SIZES as f64) as usize).min(SIZES - 1) } else { 0 }
-    };
-    let entries = space.into_par_iter().map(|chain| {
-        let splits = splits(&chain)?;
-        let score = |case: &Case| match options.objective {
-            // Nothing is rough about bytes, but hidden vectors that stay on the chip.
-            Objective::Memory => chain.parameters() as f64,
-            Objective::Time | Objective::Energy => target.sketch(&chain, case),
-        };
-        let scores = cases.iter().map(score).collect();
-        Ok(Entry { kind: Kind::of(&chain, &splits), size: size(&chain), splits, scores, chain })
-    });
-    let entries = entries.collect::<Result<Vec<Entry>>>()?;
-
-    let mut pool = vec![false; entries.len()];
-    for (at, kind, size) in groups(cases.len()) {
-        let mut group: Vec<usize> =
-            (0..entries.len()).filter(|&e| entries[e].kind == kind && entries[e].size == size).collect();
-        let by_score = |x: &usize, y: &usize| entries[*x].compare(&entries[*y], at);
-        if group.len() > POOL {
-            group.select_nth_unstable_by(POOL - 1, by_score);
-            group.truncate(POOL);
-        }
-        group.into_iter().for_each(|entry| pool[entry] = true);
-    }
-    let mut pool: Vec<Entry> =
-        entries.into_iter().zip(pool).filter_map(|(entry, kept)| kept.then_some(entry)).collect();
-    let kept = keep(&pool.iter().map(Compared::of_entry).collect::<Vec<_>>());
-    let mut at = 0;
-    pool.retain(|_| {
-        at += 1;
-        kept[at - 1]
-    });
-
-    let mut picked = vec![false; pool.len()];
-    for at in 0..cases.len() {
-        let mut order: Vec<usize> = (0..pool.len()).collect();
-        order.sort_by(|&x, &y| pool[x].compare(&pool[y], at));
-        for size in 0..SIZES {
-            let mut seen: Vec<Kind> = Vec::new();
-            for (place, &entry) in order.iter().filter(|&&entry| pool[entry].size == size).enumerate() {
-                if place < BEST || !seen.contains(&pool[entry].kind) {
-                    picked[entry] = true;
-                }
-                seen.push(pool[entry].kind);
+) -> Result<Vec<Candidate>> {
+    let mut estimator = Estimator::new(target, cases, options.objective);
+    let groups = by_size(space);
+    let mut picked = vec![false; space.len()];
+    let all: Vec<usize> = (0..cases.len()).collect();
+    for group in &groups {
+        // Where there is one case only, the best for all of them is the best for it.
+        let alone = all.iter().map(std::slice::from_ref).filter(|_| all.len() > 1);
+        for wanted in alone.chain([&all[..]]) {
+            for place in explore::best(&mut estimator, space, group, wanted, BEST)? {
+                picked[place] = true;
             }
         }
     }
-    Ok(pool.into_iter().zip(picked).filter_map(|(entry, picked)| picked.then_some(entry.chain)).collect())
+    let families = space.par_iter().map(|chain| Ok(Family::of(chain, &splits(chain)?))).collect::<Result<Vec<_>>>()?;
+    for case in &all {
+        let least = space.par_iter().map(|chain| Ok(estimator.least(*case, chain)?.0));
+        let least = least.collect::<Result<Vec<f64>>>()?;
+        for group in &groups {
+            for family in Family::CHAINS {
+                let of_family = group.iter().filter(|&&place| families[place] == family);
+                let best = of_family.min_by(|&&x, &&y| least[x].total_cmp(&least[y]));
+                best.into_iter().for_each(|&place| picked[place] = true);
+            }
+        }
+    }
+    let chains: Vec<ChainPattern> =
+        space.iter().zip(picked).filter(|(_, picked)| *picked).map(|(chain, _)| chain.clone()).collect();
+    let costs = estimator.costs(&chains)?;
+    chains.into_iter().zip(costs).map(|(chain, costs)| Candidate::new(chain, costs)).collect()
 }
 
-fn groups(cases: usize) -> impl Iterator<Item = (usize, Kind, usize)> {
-    let kinds = [Kind::LowRank, Kind::Monarch, Kind::BlockLowRank, Kind::Butterfly, Kind::Partial];
-    (0..cases).flat_map(move |at| kinds.into_iter().flat_map(move |kind| (0..SIZES).map(move |size| (at, kind, size))))
+/// The places of the chains, which stand in the order of their parameters, by the part of the budget that they are in.
+fn by_size(space: &[ChainPattern]) -> Vec<Vec<usize>> {
+    let fewest = space.first().map_or(1, ChainPattern::parameters) as f64;
+    let most = space.last().map_or(1, ChainPattern::parameters) as f64;
+    let mut groups = vec![Vec::new(); if most / fewest > WIDE { SIZES } else { 1 }];
+    for (place, chain) in space.iter().enumerate() {
+        let share = (chain.parameters() as f64 / fewest).ln() / (most / fewest).ln();
+        let size = (share * SIZES as f64) as usize;
+        let last = groups.len() - 1;
+        groups[size.min(last)].push(place);
+    }
+    groups
 }
 
 /// Drops the ways that another one beats in parameters, ranks and estimated time at once, and puts the rest in order: the least
 /// geometric mean of the estimates first, of equal ones the one with fewer factors.
-pub(super) fn undominated(ways: Vec<Way>, objective: Objective) -> Vec<Way> {
+pub(super) fn undominated(ways: Vec<Candidate>, objective: Objective) -> Vec<Candidate> {
     let kept = keep(&ways.iter().map(Compared::of_way).collect::<Vec<_>>());
-    let mut ways: Vec<Way> = ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect();
-    // Where an estimate of energy is missing, time stands for it.
-    let cost = |way: &Way, at: usize| way.estimate(at, objective).unwrap_or(way.costs[at].seconds);
-    let mean = |way: &Way| (0..way.costs.len()).map(|at| cost(way, at).ln()).sum::<f64>();
+    let mut ways: Vec<Candidate> = ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect();
+    // Where a figure is missing, such as energy of short calls, time puts all of them in order: units are not mixed.
+    let figures = |way: &Candidate| (0..way.costs.len()).all(|at| way.estimate(at, objective).is_ok());
+    let objective = if ways.iter().all(figures) { objective } else { Objective::Time };
+    let cost = |way: &Candidate, at: usize| way.estimate(at, objective).unwrap_or(f64::INFINITY);
+    let mean = |way: &Candidate| (0..way.costs.len()).map(|at| cost(way, at).ln()).sum::<f64>();
     ways.sort_by(|x, y| mean(x).total_cmp(&mean(y)).then(x.splits.len().cmp(&y.splits.len())));
     ways
 }
@@ -119,19 +86,15 @@ pub(super) fn undominated(ways: Vec<Way>, objective: Objective) -> Vec<Way> {
 /// What decides which of two chains of one shape is dropped.
 struct Compared<'a> {
     chain: &'a ChainPattern,
-    kind: Kind,
+    family: Family,
     splits: &'a [Split],
     times: Vec<f64>,
 }
 
 impl<'a> Compared<'a> {
-    fn of_entry(entry: &'a Entry) -> Compared<'a> {
-        let Entry { chain, kind, splits, scores, size: _ } = entry;
-        Compared { chain, kind: *kind, splits, times: scores.clone() }
-    }
-    fn of_way(way: &'a Way) -> Compared<'a> {
+    fn of_way(way: &'a Candidate) -> Compared<'a> {
         let times = way.costs.iter().map(|cost| cost.seconds).collect();
-        Compared { chain: &way.chain, kind: way.kind, splits: &way.splits, times }
+        Compared { chain: &way.chain, family: way.family, splits: &way.splits, times }
     }
 
     /// Whether this chain makes `other` superfluous: no more parameters, no more time for any number of vectors, and in all blocks
@@ -140,8 +103,8 @@ impl<'a> Compared<'a> {
     fn beats(&self, other: &Compared<'_>) -> bool {
         let (rows, cols) = (other.chain.rows(), other.chain.cols());
         let covers = |split: &Split| rank_bound(other.splits, rows, cols, split.a, split.d) <= split.rank;
-        self.kind != Kind::Partial
-            && other.kind != Kind::Partial
+        self.family != Family::Partial
+            && other.family != Family::Partial
             && self.chain.parameters() <= other.chain.parameters()
             && self.times.iter().zip(&other.times).all(|(mine, theirs)| mine <= theirs)
             && self.splits.iter().all(covers)
@@ -185,7 +148,7 @@ mod tests {
             .map(|((chain, splits), (_, times))| Compared {
                 chain,
                 splits,
-                kind: Kind::of(chain, splits),
+                family: Family::of(chain, splits),
                 times: times.to_vec(),
             })
             .collect();

@@ -2,8 +2,10 @@
 //! multiplication costs there.
 
 use super::calibration::Calibration;
-use super::{cpu, energy, sketch};
-use crate::plan::gpu::{self, ChainPlan, ChainProblem, Choice, Cut, GpuMachine, Part, Precision, StepWay};
+use super::planner::{self, Planner};
+use super::spread::{self, Spread};
+use super::{cpu, energy};
+use crate::plan::gpu::{self, ChainProblem, Choice, GpuMachine, Precision, StepWay};
 use crate::{Activation, ChainPattern, DType, Error, Join, Layout, Pattern, Result};
 
 /// In which numbers, in which order, how many vectors at once.
@@ -50,6 +52,25 @@ pub struct Cost {
     pub bytes: f64,
     /// How it is multiplied, in a few words.
     pub how: String,
+    /// Kernels and library algorithms that run one after the other.
+    pub steps: usize,
+}
+
+/// The least time of some work at the rates of a machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Roof {
+    /// Seconds.
+    pub seconds: f64,
+    /// Whether bytes take as long as operations, or longer.
+    pub memory: bool,
+}
+
+impl Roof {
+    /// Of floating-point operations and bytes at rates per second.
+    pub fn new(flops: f64, bytes: f64, flops_per_second: f64, bytes_per_second: f64) -> Roof {
+        let (arithmetic, memory) = (flops / flops_per_second, bytes / bytes_per_second);
+        Roof { seconds: arithmetic.max(memory), memory: memory >= arithmetic }
+    }
 }
 
 /// A GPU and what is known of its libraries.
@@ -59,30 +80,33 @@ pub struct Gpu {
     pub name: String,
     /// What the planner knows of it.
     pub machine: GpuMachine,
-    /// Whether cuBLAS is there, or why not.
-    pub libraries: std::result::Result<(), String>,
+    /// Bytes of weights that a library's algorithm may have in the engine, or why there are no libraries.
+    pub libraries: std::result::Result<usize, String>,
+    /// Whether it was asked, rather than described.
+    pub at_hand: bool,
 }
 
 impl Gpu {
     /// An H100 SXM with cuBLAS, which need not be at hand.
     pub fn h100() -> Gpu {
-        Gpu { name: "H100".into(), machine: GpuMachine::h100(), libraries: Ok(()) }
+        let libraries = Ok(engine_limit());
+        Gpu { name: "H100".into(), machine: GpuMachine::h100(), libraries, at_hand: false }
     }
 
     /// GPU `ordinal` of this machine. Errors: there is no driver, or no such GPU.
     pub fn open(ordinal: usize) -> Result<Gpu> {
         use crate::cuda::{Device, libraries};
         let device = Device::open(ordinal)?;
-        let found = libraries::find(libraries::Library::Cublas).map(|_| ()).map_err(str::to_owned);
-        Ok(Gpu { name: device.name().to_owned(), machine: device.machine().clone(), libraries: found })
+        let libraries = libraries::find(libraries::Library::Cublas).map(|_| engine_limit()).map_err(str::to_owned);
+        Ok(Gpu { name: device.name().to_owned(), machine: device.machine().clone(), libraries, at_hand: true })
     }
 
-    /// Dense products need their weights whatever they take, so no limit is set.
-    fn limit(&self) -> Option<usize> {
-        self.libraries.is_ok().then_some(usize::MAX)
+    /// Bytes of weights that a library's algorithm may have for a factor, `None` without libraries.
+    pub(super) fn library_bytes(&self) -> Option<usize> {
+        self.libraries.as_ref().ok().copied()
     }
 
-    fn problem(&self, chain: &ChainPattern, case: &Case) -> ChainProblem {
+    pub(super) fn problem(&self, chain: &ChainPattern, case: &Case) -> ChainProblem {
         let Case { dtype, precision, layout, batch } = *case;
         let (chain, activation) = (chain.clone(), Activation::None);
         ChainProblem {
@@ -98,26 +122,11 @@ impl Gpu {
         }
     }
 
-    fn chain(&self, chain: &ChainPattern, case: &Case) -> Result<Cost> {
-        let plan = ChainPlan::new(&self.problem(chain, case), &self.machine, self.limit())
-            .map_err(|why| Error::Unsupported { what: format!("{chain} on {}", self.name), why: why.to_string() })?;
-        // Not `steps`: the chain as one dense matrix is what it is compared with.
-        let steps = plan.steps_of_cuts();
-        let seconds = plan.seconds_of_cuts();
-        let joules = self.joules(case, seconds, steps.iter().map(|step| step.seconds * energy::watts(step.way)).sum());
-        let patterns = chain.patterns();
-        let hidden = plan.cuts()[..plan.cuts().len() - 1].iter().map(|cut| patterns[cut.at].rows());
-        let how = steps.iter().map(|step| match (step.part, step.way) {
-            (Part::Together(Cut { count, .. }), _) => format!("{} ({count} factors)", step.name),
-            (_, StepWay::One(Choice::Library(_))) => format!("{} (cuBLAS)", step.name),
-            _ => step.name.to_owned(),
-        });
-        Ok(cost(chain, case, seconds, joules, hidden.collect(), how.collect::<Vec<_>>().join(", then ")))
-    }
-
     fn dense(&self, whole: &ChainPattern, case: &Case) -> Result<Cost> {
         let problem = self.problem(whole, case).factor(0);
-        let Some(best) = gpu::ranked(&problem, &self.machine, self.limit()).into_iter().next() else {
+        // The engine's limit is not that of the framework which multiplies by the dense matrix now.
+        let limit = self.libraries.is_ok().then_some(usize::MAX);
+        let Some(best) = gpu::ranked(&problem, &self.machine, limit).into_iter().next() else {
             let what = format!("a dense product on {}", self.name);
             return Err(Error::Unsupported { what, why: format!("no kernel multiplies {}", case.dtype) });
         };
@@ -126,10 +135,10 @@ impl Gpu {
             Choice::Library(_) => "dense (cuBLAS)".into(),
             Choice::Kernel(plan) => format!("dense ({})", plan.name()),
         };
-        Ok(cost(whole, case, seconds, self.joules(case, seconds, seconds * watts), Vec::new(), how))
+        Ok(cost(whole, case, seconds, self.joules(case, seconds, seconds * watts), Vec::new(), vec![how]))
     }
 
-    fn joules(&self, case: &Case, seconds: f64, joules: f64) -> std::result::Result<f64, String> {
+    pub(super) fn joules(&self, case: &Case, seconds: f64, joules: f64) -> std::result::Result<f64, String> {
         match energy::missing(&self.name, case.dtype, case.precision, seconds) {
             None => Ok(joules),
             Some(why) => Err(why),
@@ -137,12 +146,17 @@ impl Gpu {
     }
 }
 
+/// What the engine allows a library's algorithm unless it is told otherwise.
+fn engine_limit() -> usize {
+    crate::cuda::Options::<f32>::default().memory_limit
+}
+
 /// Where it will be multiplied.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// A GPU, estimated by the planner ([`ChainPlan`], [`gpu::ranked`](fn@gpu::ranked)).
+    /// A GPU, estimated by the planner, as [`ChainPlan`](gpu::ChainPlan) has it and [`gpu::ranked`](fn@gpu::ranked).
     Gpu(Box<Gpu>),
-    /// A CPU, estimated from its ceilings ([`super::chain_seconds`]).
+    /// A CPU, estimated from its ceilings ([`cpu::chain_seconds`]).
     Cpu(Box<Calibration>),
 }
 
@@ -164,10 +178,13 @@ impl Target {
     pub fn chain(&self, chain: &ChainPattern, case: &Case) -> Result<Cost> {
         self.check(case)?;
         match self {
-            Target::Gpu(gpu) => gpu.chain(chain, case),
+            Target::Gpu(gpu) => {
+                let mut costs = planner::costs(&mut [Planner::new(gpu, *case)], std::slice::from_ref(chain))?;
+                Ok(costs.remove(0).remove(0))
+            }
             Target::Cpu(calibration) => {
                 let seconds = cpu::chain_seconds(chain, case.dtype, case.batch, calibration);
-                Ok(cost(chain, case, seconds, Err(NO_ENERGY.into()), Vec::new(), "fused".into()))
+                Ok(cost(chain, case, seconds, Err(NO_ENERGY.into()), Vec::new(), vec!["fused".into()]))
             }
         }
     }
@@ -184,13 +201,22 @@ impl Target {
                 // The engine multiplies by one dense factor, too.
                 let fused = cpu::chain_seconds(&whole, case.dtype, case.batch, calibration);
                 let how = if fused < by_gemm { "dense (fused)" } else { "dense (gemm)" };
-                Ok(cost(&whole, case, fused.min(by_gemm), Err(NO_ENERGY.into()), Vec::new(), how.into()))
+                Ok(cost(&whole, case, fused.min(by_gemm), Err(NO_ENERGY.into()), Vec::new(), vec![how.into()]))
             }
         }
     }
 
+    /// How far estimates of gains for this target and so many vectors were off where they were compared with measurements.
+    pub fn spread(&self, batch: usize) -> Spread {
+        match self {
+            Target::Gpu(_) if batch < 1024 => spread::GPU_SMALL,
+            Target::Gpu(_) => spread::GPU,
+            Target::Cpu(_) => spread::CPU,
+        }
+    }
+
     /// Seconds at the roofline: operations and bytes of a cost at this target's ceilings.
-    pub(super) fn roofline(&self, cost: &Cost, case: &Case) -> f64 {
+    pub(super) fn roofline(&self, cost: &Cost, case: &Case) -> Roof {
         let (flops, bytes) = match self {
             Target::Gpu(gpu) => (gpu.machine.flops.peak(case.dtype, case.precision), gpu.machine.bytes_per_second),
             Target::Cpu(machine) => {
@@ -198,18 +224,11 @@ impl Target {
                 (flops as f64, machine.memory_bytes as f64)
             }
         };
-        (cost.flops / flops).max(cost.bytes / bytes)
+        Roof::new(cost.flops, cost.bytes, flops, bytes)
     }
 
-    /// Seconds by which thousands of chains are put in order, of which the best are then estimated by [`Target::chain`].
-    pub(super) fn sketch(&self, chain: &ChainPattern, case: &Case) -> f64 {
-        match self {
-            Target::Gpu(gpu) => sketch::seconds(chain, case, &gpu.machine),
-            Target::Cpu(calibration) => cpu::chain_seconds(chain, case.dtype, case.batch, calibration),
-        }
-    }
-
-    fn check(&self, case: &Case) -> Result<()> {
+    /// Errors: what is not advised on.
+    pub(super) fn check(&self, case: &Case) -> Result<()> {
         let fail = |what: String, why: &str| Err(Error::Unsupported { what, why: why.into() });
         if case.dtype.is_complex() {
             return fail(
@@ -225,24 +244,29 @@ impl Target {
 }
 
 /// What is missing for the energy of a CPU.
-const NO_ENERGY: &str = "no power of a CPU was ever measured by this project";
+pub(super) const NO_ENERGY: &str = "no power of a CPU was ever measured by this project";
 
 /// `hidden`: numbers per vector of every set of hidden vectors that is written to memory.
-fn cost(
+pub(super) fn cost(
     chain: &ChainPattern,
     case: &Case,
     seconds: f64,
     joules: std::result::Result<f64, String>,
-    mut hidden: Vec<usize>,
-    how: String,
+    hidden: Vec<usize>,
+    how: Vec<String>,
 ) -> Cost {
+    let memory = memory(chain, case, hidden);
+    let (flops, bytes) = (chain.flops(case.batch), chain.bytes(case.batch, case.dtype.size()));
+    Cost { seconds, joules, memory, flops, bytes, steps: how.len(), how: how.join(", then ") }
+}
+
+/// See [`cost`].
+pub(super) fn memory(chain: &ChainPattern, case: &Case, mut hidden: Vec<usize>) -> Memory {
     hidden.sort_unstable();
     let held: usize = hidden.iter().rev().take(2).sum();
     let (size, batch) = (case.dtype.size() as f64, case.batch as f64);
-    let memory = Memory {
+    Memory {
         weights: size * chain.parameters() as f64,
         activations: size * batch * (chain.rows() + chain.cols() + held) as f64,
-    };
-    let (flops, bytes) = (chain.flops(case.batch), chain.bytes(case.batch, case.dtype.size()));
-    Cost { seconds, joules, memory, flops, bytes, how }
+    }
 }

@@ -1,6 +1,7 @@
 //! The sentences of an advice, and numbers as people read them.
 
-use super::{Advice, Kind, Objective, Way};
+use super::spread::Spread;
+use super::{Advice, Candidate, Family, Objective};
 
 /// Three significant digits and a unit for seconds, joules or bytes.
 pub(super) fn amount(value: f64, objective: Objective) -> String {
@@ -23,21 +24,23 @@ fn percent(share: f64) -> String {
 }
 
 /// The chain and how large it is.
-fn name(way: &Way) -> String {
-    format!("{} ({}, {} of the parameters)", way.chain, way.kind.name(), percent(way.chain.density()))
+fn name(way: &Candidate) -> String {
+    format!("{} ({}, {} of the parameters)", way.chain, way.family.name(), percent(way.chain.density()))
 }
 
 /// What a verdict says of one number of vectors, of all together where `batch` is `None`.
 pub(super) struct Finding<'a> {
     pub(super) batch: Option<usize>,
-    pub(super) best: &'a Way,
+    pub(super) best: &'a Candidate,
     /// Of the best chain and of the dense matrix, in the unit of the objective; `None` for all together.
     pub(super) amounts: Option<(f64, f64)>,
     pub(super) gain: f64,
     pub(super) stay_dense: bool,
     pub(super) measured: bool,
-    /// The chain with the most parameters that still gains, if that is another one, and its gain.
-    pub(super) richest: Option<(&'a Way, f64)>,
+    /// How far estimates were off, where that could turn the verdict.
+    pub(super) too_close: Option<Spread>,
+    /// Of the chains that are listed, the one with the most parameters that still gains, if that is another one; its gain.
+    pub(super) richest: Option<(&'a Candidate, f64)>,
     /// Of all together: the numbers of vectors with which the chain loses, although it gains on the whole.
     pub(super) losses: Vec<usize>,
     /// Why the chain gains little, where it does.
@@ -47,16 +50,12 @@ pub(super) struct Finding<'a> {
 impl Finding<'_> {
     /// The finding in one or two sentences.
     pub(super) fn sentence(&self, objective: Objective) -> String {
-        let place = match self.batch {
-            Some(1) => "For 1 vector".into(),
-            Some(batch) => format!("For {batch} vectors"),
-            None => "For all numbers of vectors together".to_owned(),
-        };
+        let place = place(self.batch);
         let gain = self.gain;
         let (better, worse) = match objective {
-            Objective::Time => (format!("{gain:.2} times as fast as the dense matrix"), "slower"),
-            Objective::Energy => (format!("the dense matrix takes {gain:.2} times the energy"), "more energy"),
-            Objective::Memory => (format!("the dense matrix takes {gain:.2} times the memory"), "more memory"),
+            Objective::Time => (format!("{gain:.2} times as fast as the dense matrix"), "is slower"),
+            Objective::Energy => (format!("the dense matrix takes {gain:.2} times the energy"), "takes more energy"),
+            Objective::Memory => (format!("the dense matrix takes {gain:.2} times the memory"), "takes more memory"),
         };
         let how = match (objective, self.measured) {
             (Objective::Memory, _) => "counted",
@@ -72,11 +71,11 @@ impl Finding<'_> {
         };
         let mut text = if self.stay_dense {
             let change = if self.gain >= 1.0 {
-                format!("only {} better", percent(self.gain - 1.0))
+                format!("is only {} better", percent(self.gain - 1.0))
             } else {
                 format!("{worse} by a factor of {:.2}", 1.0 / self.gain)
             };
-            format!("{place} stay dense: the best chain, {chain}, is {change} ({amounts})")
+            format!("{place} stay dense: the best chain, {chain}, {change} ({amounts})")
         } else {
             format!("{place} take {chain}: {better} ({amounts})")
         };
@@ -90,46 +89,70 @@ impl Finding<'_> {
             text.push_str(&format!(" It loses with batches of {}.", list.join(", ")));
         }
         if let Some((way, gain)) = self.richest.filter(|_| !self.stay_dense) {
-            text.push_str(&format!(" With the most parameters that still gain: {}, {gain:.2} times.", name(way)));
+            text.push_str(&format!(
+                " Of the chains listed, the one with the most parameters that still gains: {}, {gain:.2} times.",
+                name(way)
+            ));
         }
-        if !self.measured && objective != Objective::Memory && (0.75..1.35).contains(&self.gain) {
-            text.push_str(" Estimates can be off by so much: measure before you decide.");
+        if let Some(spread) = self.too_close {
+            text.push_str(&format!(" Too close to call: {spread}. Measure before you decide."));
         }
         text
     }
 }
 
-/// Why a chain gains little against the dense matrix with the same vectors, in half a sentence.
-pub(super) fn why_little(advice: &Advice, way: &Way, at: usize) -> Option<String> {
+/// What is said of, before the verdict.
+pub(super) fn place(batch: Option<usize>) -> String {
+    match batch {
+        Some(batch) => format!("For {}", vectors(batch)),
+        None => "For all numbers of vectors together".to_owned(),
+    }
+}
+
+/// `1 vector`, `2 vectors`.
+pub(super) fn vectors(batch: usize) -> String {
+    if batch == 1 { "1 vector".into() } else { format!("{batch} vectors") }
+}
+
+/// Why a chain gains little against the dense matrix with the same vectors, in half a sentence; `None` where its figures do not say.
+pub(super) fn why_little(advice: &Advice, way: &Candidate, at: usize) -> Option<String> {
     let (mine, dense) = (&way.costs[at], &advice.dense.costs[at]);
     let batch = advice.options.batches[at];
     let case = super::Case { dtype: advice.dtype, precision: advice.precision, layout: advice.options.layout, batch };
-    let (floor, dense_floor) = (advice.target.roofline(mine, &case), advice.target.roofline(dense, &case));
+    let ends = (batch * case.dtype.size()) as f64 * (advice.rows as f64 + advice.cols as f64);
     if advice.options.objective == Objective::Memory {
-        return Some("the input and output vectors take most of the memory either way".into());
+        let mostly = |cost: &super::Cost| ends > 0.5 * cost.memory.bytes();
+        let why = "the input and output vectors take most of the memory either way";
+        return (mostly(mine) && mostly(dense)).then(|| why.into());
     }
-    if floor > 0.8 * dense_floor {
+    let (roof, dense_roof) = (advice.target.roofline(mine, &case), advice.target.roofline(dense, &case));
+    let less = dense.flops / mine.flops;
+    if dense_roof.memory && mine.bytes > 0.8 * dense.bytes && ends > 0.5 * mine.bytes {
         return Some("both must move about as many bytes, most of them input and output vectors".into());
     }
-    if floor < 0.4 * mine.seconds {
-        return Some(format!(
-            "it has {:.1} times fewer operations, but at this size launches and small blocks cost more than that saves",
-            dense.flops / mine.flops
-        ));
+    if less < 1.25 {
+        return Some(format!("it has {} of the operations of the dense matrix", percent(1.0 / less)));
     }
-    None
+    let (mine_over, dense_over) = (mine.seconds / roof.seconds, dense.seconds / dense_roof.seconds);
+    (mine_over > 2.0 && mine_over > 1.1 * dense_over).then(|| {
+        format!(
+            "it has {less:.1} times fewer operations, but takes {mine_over:.1} times as long as its bytes and operations would at the \
+             machine's rates, in {}, and the dense matrix {dense_over:.1} times",
+            if mine.steps == 1 { "one step".into() } else { format!("{} steps", mine.steps) }
+        )
+    })
 }
 
 /// What a chain gives up.
-pub(super) fn caveat(best: Option<&Way>, [rows, cols]: [usize; 2]) -> String {
+pub(super) fn caveat(best: Option<&Candidate>, [rows, cols]: [usize; 2]) -> String {
     let limits = match best {
         None => String::new(),
-        Some(way) if way.kind == Kind::Partial => {
+        Some(way) if way.family == Family::Partial => {
             let inputs = way.chain.patterns()[0].c();
             format!(" In {} every output depends on {inputs} of the {cols} inputs only.", way.chain)
         }
         Some(way) => {
-            let split = |split: &super::Split| match split.blocks() {
+            let split = |split: &super::ranks::Split| match split.blocks() {
                 1 => format!("rank {} of the whole matrix", split.rank),
                 blocks => format!("rank {} in each of {blocks} blocks of {} × {}", split.rank, split.rows, split.cols),
             };

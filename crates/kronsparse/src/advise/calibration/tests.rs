@@ -111,6 +111,21 @@ fn a_folder_that_is_made_is_one_that_kernels_can_be_kept_in() {
 }
 
 #[test]
+fn a_place_that_cannot_be_written_to_is_refused_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, b"").unwrap();
+    for place in [file.join("calibration.json"), folder.path().to_path_buf()] {
+        let watch = Stopwatch::start();
+        let refused = Calibration::of_file(&place, true).unwrap_err().to_string();
+        assert!(refused.contains("cannot write"), "{refused}");
+        // Measuring takes a second and more.
+        assert!(watch.seconds() < 0.5, "{} s", watch.seconds());
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
+}
+
+#[test]
 fn this_machine_can_be_measured() {
     let measured = Calibration::measure(0.0).unwrap();
     assert_eq!(measured.machine, CpuDescription::detect());
