@@ -37,7 +37,8 @@ impl Shape {
     fn source<T: Scalar>(&self) -> String {
         let Shape { outputs, layout, activation, join, .. } = *self;
         format!(
-            "#include \"join.cuh\"\nKS_KERNEL({THREADS}) kronsparse(KS_PARAMETER ks::Args args) {{ ks::Joined<ks::{element}, \
+            "#include \"join.cuh\"\nKS_KERNEL({THREADS}) kronsparse(KS_PARAMETER ks::Args args) {{ ks::let_next_begin(); \
+             ks::wait_for_previous(); ks::Joined<ks::{element}, \
              ks::Layout::{layout:?}, {outputs}, ks::Activation::{activation:?}, ks::Join::{join:?}, {wide}, {TURNS}, \
              {THREADS}>::run(args); }}\n",
             element = element(T::DTYPE),
@@ -69,7 +70,7 @@ impl JoinPass {
     pub(super) unsafe fn run(&self, v: u64, residual: u64, y: u64, n: usize, stream: &Stream) -> Result<()> {
         let args = Args { x: v, w: 0, bias: 0, y, n: n as i64, residual };
         // SAFETY: the caller's word.
-        unsafe { self.kernel.run(self.grid, &args, stream.raw()) }
+        unsafe { self.kernel.run_overlapping(self.grid, &args, stream.raw()) }
     }
 }
 

@@ -182,8 +182,7 @@ impl Launch {
             count += 1;
         }
         if self.overlaps {
-            attributes[count].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-            attributes[count].value.programmaticStreamSerializationAllowed = 1;
+            attributes[count] = overlapping();
             count += 1;
         }
         let config = sys::CUlaunchConfig {
@@ -209,6 +208,17 @@ impl Launch {
             )
         })
     }
+}
+
+/// Lets a kernel begin before the one before it has ended.
+pub(super) fn overlapping() -> sys::CUlaunchAttribute {
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { pad: [0; 64] },
+    };
+    attribute.value.programmaticStreamSerializationAllowed = 1;
+    attribute
 }
 
 /// Fills in a tensor map for an array at `address`.

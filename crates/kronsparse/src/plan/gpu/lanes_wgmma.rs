@@ -58,15 +58,17 @@ impl Plan {
             return Err(Rejected::SharedMemory { needs, has: machine.shared_per_block });
         }
         if problem.join == Join::Gate {
-            // Boxes and rows of Y have half as many numbers.
+            // Boxes and rows of Y have half as many numbers; runs of 16 bytes took three times as long as was estimated.
             let boxed = if numbers.lanes == d { tile.staged_outs * d } else { numbers.lanes };
             let whole = match tile.staged_outs {
                 0 => true,
-                _ => tile.group_lanes.is_multiple_of(2) && (boxed * size).is_multiple_of(32),
+                _ => tile.group_lanes.is_multiple_of(2) && (boxed * size).is_multiple_of(64),
             };
             let stride = if numbers.lanes == d { b * d } else { d };
             if !whole || !(stride * size).is_multiple_of(32) {
-                return rule(format!("a gate needs whole boxes of half of the outputs of {pattern}, found {tile:?}"));
+                return rule(format!(
+                    "a gate needs boxes of 32 bytes of half of the outputs of {pattern}, found {tile:?}"
+                ));
             }
         }
         let clusters = clusters(tile.cluster(), machine.multiprocessors as usize);
