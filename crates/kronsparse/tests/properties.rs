@@ -335,3 +335,37 @@ proptest! {
         rounded::<Complex64>(&pattern, n, layout, algorithm, seed);
     }
 }
+
+#[test]
+fn gated_chains_interleave_the_rows_of_two() {
+    let mut rng = Rng::with_seed(harness::inputs::seed());
+    let pattern = |[a, b, c, d]: [usize; 4]| Pattern::new(a, b, c, d).unwrap();
+    for patterns in [
+        vec![[3, 5, 4, 1]],
+        vec![[1, 7, 4, 6], [4, 6, 5, 1]],
+        vec![[2, 3, 5, 4], [1, 40, 9, 1]],
+        vec![[1, 4, 3, 12], [3, 6, 2, 2], [4, 3, 5, 1]],
+    ] {
+        let pattern = ChainPattern::new(patterns.into_iter().map(pattern).collect()).unwrap();
+        let mut draw = || Chain::from_fn(&pattern, |_, _, _, _, _| 2.0 * rng.f64() - 1.0);
+        let (gate, up) = (draw(), draw());
+        let both = Chain::gated(&gate, &up).unwrap();
+        assert_eq!((both.rows(), both.cols()), (2 * gate.rows(), gate.cols()), "{pattern}");
+        assert_eq!(both.parameters(), 2 * gate.parameters(), "{pattern}");
+        let (both, gate, up) = (both.to_dense(), gate.to_dense(), up.to_dense());
+        for row in 0..gate.rows() {
+            for (found, expected) in [(2 * row, &gate), (2 * row + 1, &up)] {
+                let error = relative_error(both.row(found), expected.row(row));
+                assert!(error < 1e-13, "{pattern}, row {found}: {error}");
+            }
+        }
+    }
+    let of = |patterns: Vec<[usize; 4]>| {
+        let pattern = ChainPattern::new(patterns.into_iter().map(pattern).collect()).unwrap();
+        Chain::from_fn(&pattern, |_, _, _, _, _| 1.0)
+    };
+    let lanes = Chain::gated(&of(vec![[2, 3, 4, 5]]), &of(vec![[2, 3, 4, 5]])).unwrap_err().to_string();
+    assert!(lanes.contains("d = 1, found 5"), "{lanes}");
+    let other = Chain::gated(&of(vec![[1, 6, 4, 1]]), &of(vec![[2, 3, 2, 1]])).unwrap_err().to_string();
+    assert!(other.contains("(1,6,4,1)") && other.contains("(2,3,2,1)"), "{other}");
+}

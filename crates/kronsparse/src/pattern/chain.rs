@@ -74,6 +74,25 @@ impl<T: Scalar> Chain<T> {
     /// `(a, b, c, 2d)`. Interleaving is possible where the right-most factor has no lanes.
     ///
     /// Errors: [`Error::Mismatch`] for chains of different patterns, [`Error::Unsupported`] for a right-most factor with `d > 1`.
+    ///
+    /// ```
+    /// use kronsparse::{Activation, Chain, ChainPattern, Join, Layout, cpu};
+    /// let pattern = ChainPattern::monarch(96, 64, 8, 8)?;
+    /// let chain = |shift| Chain::from_fn(&pattern, |at, i, o, l, j| ((at + i + 3 * o + 5 * l + j + shift) % 7) as f32 / 8.0 - 0.4);
+    /// let (gate, up) = (chain(0), chain(3));
+    /// let options = cpu::Options { activation: Activation::Silu, join: Join::Gate, ..Default::default() };
+    /// let both = cpu::Operator::new(&Chain::gated(&gate, &up)?, options)?;
+    /// let x: Vec<f32> = (0..10 * 64).map(|k| (k % 11) as f32 / 5.0 - 1.0).collect();
+    /// let y = both.multiply(&x, 10, Layout::BatchFirst)?;
+    ///
+    /// // The same, one after the other.
+    /// let alone = |chain, activation| cpu::Operator::new(chain, cpu::Options { activation, ..Default::default() });
+    /// let gates = alone(&gate, Activation::Silu)?.multiply(&x, 10, Layout::BatchFirst)?;
+    /// let ups = alone(&up, Activation::None)?.multiply(&x, 10, Layout::BatchFirst)?;
+    /// let expected: Vec<f32> = gates.iter().zip(&ups).map(|(gate, up)| gate * up).collect();
+    /// assert!(kronsparse::relative_error(&y, &expected) < 1e-6);
+    /// # Ok::<(), kronsparse::Error>(())
+    /// ```
     pub fn gated(gate: &Chain<T>, up: &Chain<T>) -> Result<Chain<T>> {
         if gate.pattern != up.pattern {
             return Err(Error::Mismatch {
