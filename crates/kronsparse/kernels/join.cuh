@@ -50,6 +50,8 @@ template <class E, Layout LAYOUT, i64 OUTPUTS, Activation KIND, Join JOIN, bool 
   }
 
   static KS_DEVICE void run(const Args& args) {
+    let_next_begin();
+    wait_for_previous();
     const i64 start = static_cast<i64>(block_index()) * (TURNS * THREADS), total = args.n * OUTPUTS;
     KS_UNROLL_BY(1)
     for (int turn = 0; turn < TURNS; ++turn) {

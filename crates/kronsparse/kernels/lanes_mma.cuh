@@ -241,11 +241,11 @@ struct LanesMma {
 
   // --- stores ----------------------------------------------------------------------------------------------------------------
 
-  // Bias and activation, on the sums in place.
   // Two outputs that are joined meet when they are stored.
   static constexpr int OF = outputs_of(JOIN);
   static constexpr Activation FINISH = JOIN == Join::Gate ? Activation::None : KIND;
 
+  // Bias and activation, on the sums in place.
   KS_DEVICE void finish(const Place& at) {
     if constexpr (BIAS || FINISH != Activation::None) {
       // The outputs of a column are at constant distances from the thread's first one.

@@ -145,6 +145,7 @@ template <class S> struct Finish {
   template <int BYTES> static KS_DEVICE U4 residual_of(const Args& args, i64 at, bool inside) {
     U4 r = {};
     if constexpr (JOIN == Join::Residual) {
+      static_assert(BYTES >= 4, "whole words");
       if (!inside) return {};
       const u8* from = static_cast<const u8*>(args.residual) + at;
       if constexpr (BYTES == 16) r = load_global16(from);

@@ -44,8 +44,13 @@ impl<T: Scalar> Operator<T> {
         if n == 0 || !self.picks() {
             return self.prepare(n, layout);
         }
-        // A residual is where Y is: all of it is read before it is written.
-        let ends = Ends { x: x.pointer(), residual: y.pointer(), y: y.pointer() };
+        // Memory of its own, as it will have: what is added does not matter.
+        let residual = match self.join {
+            Join::Residual => Some(Buffer::<T>::alloc(&self.device, n.saturating_mul(self.rows()))?),
+            Join::None | Join::Gate => None,
+        };
+        let added = residual.as_ref().map_or(0, Buffer::pointer);
+        let ends = Ends { x: x.pointer(), residual: added, y: y.pointer() };
         let key = ends.key(n, layout);
         let mut shared = self.shared();
         // Whatever uses the arrays or this operator's memory is done before anything is measured.
@@ -149,12 +154,21 @@ impl<T: Scalar> Operator<T> {
         }
         // SAFETY: as above.
         let within = unsafe { self.by_measurement(key, ends, clock, shared) };
+        let hidden = shared.hidden();
         // SAFETY: as above.
-        let apart = unsafe { self.by_measurement(Key { apart: true, ..key }, ends, clock, shared) }?;
-        let within = match within {
-            Ok(within) => within,
-            Err(Error::Unsupported { .. }) => return Ok(apart),
-            Err(error) => return Err(error),
+        let apart = unsafe { self.by_measurement(Key { apart: true, ..key }, ends, clock, shared) };
+        let (within, apart) = match (within, apart) {
+            (Ok(within), Ok(apart)) => (within, apart),
+            (Err(Error::Unsupported { .. }), apart) => return apart,
+            // What is wrong with a kernel must be seen; what has no room, or no way, is left out.
+            (Err(error), _) | (_, Err(error @ Error::Compile { .. })) => return Err(error),
+            (Ok(mut within), Err(error)) => {
+                shared.set_hidden(hidden);
+                if let Some(step) = within.steps.last_mut() {
+                    step.why.push_str(&format!("; not joined by a pass of its own: {error}"));
+                }
+                return Ok(within);
+            }
         };
         let mut seconds = |prepared: &Prepared<T>| {
             clock.seconds(1e-5, f64::INFINITY, |stream| {
@@ -164,6 +178,10 @@ impl<T: Scalar> Operator<T> {
         };
         let times = [seconds(&within)?, seconds(&apart)?];
         let (mut taken, other) = if times[0] <= times[1] { (within, times[1]) } else { (apart, times[0]) };
+        if taken.pass.is_none() {
+            // What only the pass needed is let go.
+            shared.set_hidden(hidden);
+        }
         let what = if taken.pass.is_none() { "joined by a pass of its own" } else { "joined by the last kernel" };
         if let Some(step) = taken.steps.last_mut() {
             let seconds = times[0].min(times[1]);

@@ -27,6 +27,7 @@ struct Inner {
     name: String,
     memory: u64,
     machine: GpuMachine,
+    overlaps: bool,
     architecture: String,
     cache: Cache,
     /// By source. An entry lives as long as an operator uses it.
@@ -82,6 +83,8 @@ impl Device {
             name: gpu.name.clone(),
             memory: gpu.memory_bytes,
             machine,
+            // Streams that are captured know of it since this version.
+            overlaps: capability >= (9, 0) && gpus.cuda >= (12, 3),
             architecture: compile::architecture(capability),
             cache: Cache::of_user(),
             kernels: Mutex::default(),
@@ -101,6 +104,10 @@ impl Device {
     /// Compute capability, major and minor.
     pub fn capability(&self) -> (u32, u32) {
         self.inner.machine.capability
+    }
+    /// Whether a kernel may begin before the one before it has ended: programmatic dependent launch.
+    pub(super) fn overlaps(&self) -> bool {
+        self.inner.overlaps
     }
     /// Streaming multiprocessors.
     pub fn multiprocessors(&self) -> u32 {

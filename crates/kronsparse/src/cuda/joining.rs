@@ -37,8 +37,7 @@ impl Shape {
     fn source<T: Scalar>(&self) -> String {
         let Shape { outputs, layout, activation, join, .. } = *self;
         format!(
-            "#include \"join.cuh\"\nKS_KERNEL({THREADS}) kronsparse(KS_PARAMETER ks::Args args) {{ ks::let_next_begin(); \
-             ks::wait_for_previous(); ks::Joined<ks::{element}, \
+            "#include \"join.cuh\"\nKS_KERNEL({THREADS}) kronsparse(KS_PARAMETER ks::Args args) {{ ks::Joined<ks::{element}, \
              ks::Layout::{layout:?}, {outputs}, ks::Activation::{activation:?}, ks::Join::{join:?}, {wide}, {TURNS}, \
              {THREADS}>::run(args); }}\n",
             element = element(T::DTYPE),

@@ -137,7 +137,7 @@ impl Launch {
             shared_bytes: plan.shared_bytes(),
             cluster: plan.cluster(),
             in_clusters: plan.in_clusters(),
-            overlaps: device.capability() >= (9, 0),
+            overlaps: device.overlaps(),
             maps,
             dtype: plan.dtype(),
         })

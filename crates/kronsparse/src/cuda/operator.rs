@@ -92,6 +92,17 @@ pub(super) struct Shared<T> {
     replaced: Vec<Arc<Prepared<T>>>,
 }
 
+impl<T> Shared<T> {
+    /// The memory for hidden vectors.
+    pub(super) fn hidden(&self) -> [Arc<Buffer<T>>; 2] {
+        self.hidden.clone()
+    }
+    /// Goes back to memory of before; whoever uses the other keeps it.
+    pub(super) fn set_hidden(&mut self, hidden: [Arc<Buffer<T>>; 2]) {
+        self.hidden = hidden;
+    }
+}
+
 impl<T: Scalar> Operator<T> {
     /// Checks the options and uploads the bias. Plans come with [`Operator::prepare`].
     ///
@@ -250,9 +261,11 @@ impl<T: Scalar> Operator<T> {
 
     /// [`Operator::launch`] for [`Join::Residual`], whose residual is at `residual`.
     ///
+    /// Errors: `residual` is `y`, which a pass of its own could not add any more.
+    ///
     /// # Safety
     ///
-    /// As for [`Operator::launch`]; `residual` is the address of `n · rows` elements, which may be `y`, and may else not overlap it.
+    /// As for [`Operator::launch`]; `residual` is the address of `n · rows` elements, which do not overlap `y`.
     pub unsafe fn launch_residual(
         &self,
         x: u64,
@@ -263,6 +276,10 @@ impl<T: Scalar> Operator<T> {
         stream: &Stream,
     ) -> Result<()> {
         self.check_residual(true)?;
+        if residual == y && n > 0 {
+            let why = "Y may be written before the residual is read: they need memory of their own";
+            return Err(Error::Unsupported { what: "adding a residual in place".into(), why: why.into() });
+        }
         // SAFETY: the caller's word.
         unsafe { self.launch_at(Ends { x, residual, y }, n, layout, stream) }
     }

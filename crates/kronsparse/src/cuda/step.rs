@@ -64,8 +64,8 @@ impl<T: Scalar> Way<T> {
     /// # Safety
     ///
     /// The device's context is current and `stream` belongs to it; `x` and `y` are addresses of as many elements as the way was
-    /// made for, aligned as it was told, alive until the work is done, `residual` too where the way adds one; `bias` is 0 or that of one number per row. No other
-    /// launch of a way with working memory overlaps.
+    /// made for, aligned as it was told, alive until the work is done, `residual` too where the way adds one; `bias` is 0 or that of
+    /// one number per row. No other launch of a way with working memory overlaps.
     pub(super) unsafe fn run(&self, ends: Ends, bias: u64, n: usize, stream: &Stream) -> Result<()> {
         let Ends { x, residual, y } = ends;
         match self {

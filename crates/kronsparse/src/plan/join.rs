@@ -6,6 +6,9 @@ use std::str::FromStr;
 use crate::{Error, Result};
 
 /// The last operation of a multiplication, after the bias and the activation. Real numbers only, but for [`Join::None`].
+///
+/// Some algorithms and kernels round outputs to the element type before they join them, others join wider numbers and round once: in
+/// `f16` and `bf16` the results may differ by a rounding, and one may overflow where the other does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Join {
     /// Nothing: `Y = activation(X Wᵀ + bias)`.

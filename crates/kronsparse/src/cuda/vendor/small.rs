@@ -23,7 +23,7 @@ impl Small {
     pub(in crate::cuda) fn load(device: &Device, source: &str, threads: usize, shared_bytes: usize) -> Result<Small> {
         let (cubin, _) = Cache::of_user().compile(source, device.architecture())?;
         let (threads, shared_bytes) = (threads as u32, shared_bytes as u32);
-        let overlaps = device.capability() >= (9, 0);
+        let overlaps = device.overlaps();
         Ok(Small { kernel: Kernel::load(device, &cubin, shared_bytes, 1)?, threads, shared_bytes, overlaps })
     }
 

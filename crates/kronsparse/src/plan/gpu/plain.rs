@@ -280,7 +280,7 @@ pub(super) fn layout_name(layout: Layout) -> &'static str {
     }
 }
 
-/// The kernels' name of an activation.
+/// The kernels' name of what outputs are joined with.
 pub(super) fn join_name(join: Join) -> &'static str {
     match join {
         Join::None => "ks::Join::None",
@@ -299,6 +299,7 @@ pub(super) fn can_join(join: Join, ways: &[Join]) -> Result<(), Rejected> {
     }
 }
 
+/// The kernels' name of an activation.
 pub(super) fn activation_name(activation: Activation) -> &'static str {
     match activation {
         Activation::None => "ks::Activation::None",
