@@ -7,6 +7,7 @@
 #include "args.cuh"
 #include "epilogue.cuh"
 #include "lanes_mma_tile.cuh"
+#include "lanes_mma_words.cuh"
 
 namespace ks {
 
@@ -242,7 +243,9 @@ struct LanesMma {
   // --- stores ----------------------------------------------------------------------------------------------------------------
 
   // Two outputs that are joined meet when they are stored.
-  static constexpr int OF = outputs_of(JOIN);
+  using Words = MmaWords<Number, KIND, JOIN>;
+  static constexpr int OF = Words::OF, PER_WORD = Words::PER_WORD;
+  KS_DEVICE const u8* residual(i64 place) const { return static_cast<const u8*>(args.residual) + place; }
   static constexpr Activation FINISH = JOIN == Join::Gate ? Activation::None : KIND;
 
   // Bias and activation, on the sums in place.
@@ -272,75 +275,6 @@ struct LanesMma {
     }
   }
 
-  // Two neighbouring numbers of the output as one word, or one f32.
-  static KS_DEVICE u32 word(float first, float second) {
-    if constexpr (E == 2) return Number::pack(first, second);
-    else return bits(first);
-  }
-
-  static constexpr int PER_WORD = 4 / E;
-
-  // VECTOR bytes of global memory, as words that follow each other.
-  template <int VECTOR> static KS_DEVICE void load_words(u32* words, const u8* from) {
-    if constexpr (VECTOR == 16) { const U4 w = load_global16(from); words[0] = w.v[0], words[1] = w.v[1], words[2] = w.v[2], words[3] = w.v[3]; }
-    else if constexpr (VECTOR == 8) { const U2 w = load_global8(from); words[0] = w.v[0], words[1] = w.v[1]; }
-    else if constexpr (VECTOR == 4) words[0] = load_global4(from);
-    else words[0] = load_global2(from);
-  }
-  template <int VECTOR> static KS_DEVICE U4 take_shared(const u8* from) {
-    U4 r = {};
-    if constexpr (VECTOR == 16) r = load_shared16(from);
-    else if constexpr (VECTOR == 8) { const U2 w = load_shared8(from); r.v[0] = w.v[0], r.v[1] = w.v[1]; }
-    else if constexpr (VECTOR == 4) r.v[0] = load_shared4(from);
-    else r.v[0] = load_shared2(from);
-    return r;
-  }
-
-  // The residual of BYTES bytes of Y from `place` on, of which `valid` are there, added to their numbers, of which the last word may
-  // have one.
-  template <int BYTES, int VECTOR> KS_DEVICE void add_residual(u32* words, i64 place, int valid) const {
-    KS_UNROLL
-    for (int b = 0; b < BYTES; b += VECTOR) {
-      if (b >= valid) continue;
-      u32 more[VECTOR < 4 ? 1 : VECTOR / 4];
-      load_words<VECTOR>(more, static_cast<const u8*>(args.residual) + place + b);
-      KS_UNROLL
-      for (int k = 0; k < VECTOR / E; ++k) {
-        const int number = b / E + k;
-        put_number(words, number, Number::at(words + number / PER_WORD, number % PER_WORD) + Number::at(more + k / PER_WORD, k % PER_WORD));
-      }
-    }
-  }
-  // Number `k` of a few words is changed.
-  static KS_DEVICE void put_number(u32* words, int k, float value) {
-    u32& at = words[k / PER_WORD];
-    if constexpr (E == 4) at = bits(value);
-    else at = k % 2 ? (at & 0xffffu) | Number::pack(0.f, value) : (at & 0xffff0000u) | (Number::pack(value, 0.f) & 0xffffu);
-  }
-  static KS_DEVICE float gated(float gate, float up) { return activate_sum<KIND>(gate) * up; }
-  // The widest access to half as many numbers.
-  static KS_DEVICE constexpr int halved(int vector) { return vector / OF > E ? vector / OF : E; }
-  // What a gate leaves of COUNT numbers: half as many.
-  template <int COUNT> static KS_DEVICE void gate_words(u32* words) {
-    KS_UNROLL
-    for (int k = 0; k < COUNT / 2; ++k) {
-      const float up = Number::at(words + (2 * k + 1) / PER_WORD, (2 * k + 1) % PER_WORD);
-      put_number(words, k, gated(Number::at(words + 2 * k / PER_WORD, 2 * k % PER_WORD), up));
-    }
-  }
-
-  // The first `valid` bytes of BYTES bytes in `words`, VECTOR at a time; `valid` is a multiple of VECTOR.
-  template <int BYTES, int VECTOR> static KS_DEVICE void store_words(u8* to, const u32* words, int valid) {
-    KS_UNROLL
-    for (int b = 0; b < BYTES; b += VECTOR) {
-      if (b >= valid) continue;
-      if constexpr (VECTOR == 16) store_global16(to + b, {{words[b / 4], words[b / 4 + 1], words[b / 4 + 2], words[b / 4 + 3]}});
-      else if constexpr (VECTOR == 8) store_global8(to + b, {{words[b / 4], words[b / 4 + 1]}});
-      else if constexpr (VECTOR == 4) store_global4(to + b, words[b / 4]);
-      else store_global2(to + b, static_cast<u16>(words[b / 4] >> (b % 4 * 8)));
-    }
-  }
-
   // Batch-first, straight from the registers: RUN outputs × all lanes, or one output × the warp's lanes, are contiguous.
   KS_DEVICE void store_rows(const Place& at) const {
     constexpr int OUTPUTS = G::WHOLE ? G::RUN : 1, NUMBERS = OUTPUTS * JW;
@@ -359,13 +293,13 @@ struct LanesMma {
           KS_UNROLL
           for (int k = 0; k < NUMBERS; k += PER_WORD) {
             const int k1 = k + 1 < NUMBERS ? k + 1 : k, t0 = first + k / JW, t1 = first + k1 / JW;
-            words[k / PER_WORD] = word(sum[k % JW][tile][t0 / 2][half * 2 + t0 % 2], sum[k1 % JW][tile][t1 / 2][half * 2 + t1 % 2]);
+            words[k / PER_WORD] = Words::word(sum[k % JW][tile][t0 / 2][half * 2 + t0 % 2], sum[k1 % JW][tile][t1 / 2][half * 2 + t1 % 2]);
           }
           const int valid = G::WHOLE ? (B - o) * D * E : o < B ? (D - j) * E : 0;
           const i64 place = (((row * A + at.i) * B + o) * D + j) * E / OF;
-          if constexpr (JOIN == Join::Residual) add_residual<NUMBERS * E, G::RUN_VECTOR>(words, place, valid);
-          if constexpr (JOIN == Join::Gate) gate_words<NUMBERS>(words);
-          store_words<NUMBERS * E / OF, halved(G::RUN_VECTOR)>(static_cast<u8*>(args.y) + place, words, valid / OF);
+          if constexpr (JOIN == Join::Residual) Words::template add_residual<NUMBERS * E, G::RUN_VECTOR>(words, residual(place), valid);
+          if constexpr (JOIN == Join::Gate) Words::template gate_words<NUMBERS>(words);
+          Words::template store_words<NUMBERS * E / OF, Words::halved(G::RUN_VECTOR)>(static_cast<u8*>(args.y) + place, words, valid / OF);
         }
       }
   }
@@ -388,32 +322,24 @@ struct LanesMma {
               KS_UNROLL
               for (int k = 0; k < G::UNIT / 4; ++k) {
                 const int j = b / E + k * (4 / E), next = E == 2 ? j + 1 : j;
-                w[k] = word(sum[j][tile][u][part], sum[next][tile][u][part]);
+                w[k] = Words::word(sum[j][tile][u][part], sum[next][tile][u][part]);
               }
               if constexpr (G::UNIT == 16) store_shared16(to + b, {{w[0], w[1], w[2], w[3]}});
               else store_shared8(to + b, {{w[0], w[1]}});
             }
           }
         sync_block();
-        constexpr int VECTOR = JOIN == Join::Gate ? halved(G::REGROUP_VECTOR) : G::REGROUP_VECTOR, LINE = LANES * E / OF / VECTOR;
+        constexpr int VECTOR = JOIN == Join::Gate ? Words::halved(G::REGROUP_VECTOR) : G::REGROUP_VECTOR, LINE = LANES * E / OF / VECTOR;
         share_pieces<THREADS, ROWS, G::REGROUP_OUTS * LINE, (VECTOR >= 8)>(thread, [&](int line, int piece, int more) {
           const int row = line + more, o8 = piece / LINE, byte = piece % LINE * VECTOR;
           const int o = at.o0 + o8 / 8 * G::WARP_OUTS + u * 8 + o8 % 8;
           if (at.n0 + row >= args.n || o >= B || at.j0 * E / OF + byte >= D * E / OF) return;
           const u8* from = buffer + row * G::REGROUP_STRIDE + o8 * G::OUT_STRIDE + byte * OF;
           const i64 place = ((((at.n0 + row) * A + at.i) * B + o) * D + at.j0) * E / OF + byte;
-          U4 words = take_shared<VECTOR>(from);
-          if constexpr (JOIN == Join::Residual) add_residual<VECTOR, VECTOR>(words.v, place, VECTOR);
-          if constexpr (JOIN == Join::Gate) {
-            // Twice the bytes, as numbers that follow each other.
-            const U4 second = take_shared<VECTOR>(from + VECTOR);
-            u32 all[8] = {words.v[0], words.v[1], words.v[2], words.v[3]};
-            KS_UNROLL
-            for (int k = 0; k < VECTOR / E; ++k) put_number(all, VECTOR / E + k, Number::at(second.v, k));
-            gate_words<2 * VECTOR / E>(all);
-            words = {{all[0], all[1], all[2], all[3]}};
-          }
-          store_words<VECTOR, VECTOR>(static_cast<u8*>(args.y) + place, words.v, VECTOR);
+          U4 words = Words::template take_shared<VECTOR>(from);
+          if constexpr (JOIN == Join::Residual) Words::template add_residual<VECTOR, VECTOR>(words.v, residual(place), VECTOR);
+          if constexpr (JOIN == Join::Gate) words = Words::template gate_units<VECTOR>(words, Words::template take_shared<VECTOR>(from + VECTOR));
+          Words::template store_words<VECTOR, VECTOR>(static_cast<u8*>(args.y) + place, words.v, VECTOR);
         });
       }
     }
@@ -440,7 +366,7 @@ struct LanesMma {
               KS_UNROLL
               for (int k = 0; k < 4; ++k) {
                 const int s = k * PER_WORD, tile = set * G::LAST_TILES + s / 2;
-                words[k] = word(sum[of_j][tile][u][s % 2 * 2 + of_x], sum[of_j][tile][u][(s + PER_WORD - 1) % 2 * 2 + of_x]);
+                words[k] = Words::word(sum[of_j][tile][u][s % 2 * 2 + of_x], sum[of_j][tile][u][(s + PER_WORD - 1) % 2 * 2 + of_x]);
               }
             };
             u32 words[4];
@@ -448,14 +374,14 @@ struct LanesMma {
             const i64 left = (args.n - first) * E;  // not positive beyond the last vector
             const int valid = left < 16 ? static_cast<int>(left) : 16;
             const i64 place = (((i64(at.i) * B + o) * D + lane_j) / OF * args.n + first) * E;
-            if constexpr (JOIN == Join::Residual) add_residual<16, VECTOR>(words, place, valid);
+            if constexpr (JOIN == Join::Residual) Words::template add_residual<16, VECTOR>(words, residual(place), valid);
             if constexpr (JOIN == Join::Gate) {
               u32 ups[4];
               gather(ups, j + LANE_STEP - 1, x + OUT_STEP - 1);
               KS_UNROLL
-              for (int k = 0; k < UNIT_NUMBERS; ++k) put_number(words, k, gated(Number::at(words, k), Number::at(ups, k)));
+              for (int k = 0; k < UNIT_NUMBERS; ++k) Words::put_number(words, k, Words::gated(Number::at(words, k), Number::at(ups, k)));
             }
-            store_words<16, VECTOR>(static_cast<u8*>(args.y) + place, words, valid);
+            Words::template store_words<16, VECTOR>(static_cast<u8*>(args.y) + place, words, valid);
           }
         }
   }

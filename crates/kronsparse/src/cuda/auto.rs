@@ -2,24 +2,19 @@
 
 use std::sync::Arc;
 
+use super::clock::Clock;
 use super::joining::JoinPass;
 use super::libraries::{self, Library};
 use super::memory::Buffer;
-use super::operator::{Key, Operator, Prepared, Shared};
+use super::operator::Operator;
+use super::prepared::{Key, Prepared, Shared};
 use super::step::{Ends, Part, Step, Way};
 use super::stream::Stream;
-use super::timing::{self, Caches, Flusher};
+use super::timing::Caches;
 use super::vendor::Trial;
 use crate::plan::gpu::{ChainPlan, Choice, Cut, FusedPlan, Ranked, WITHIN, cuts, promising};
 use crate::plan::{Algorithm, Join, Layout};
 use crate::{Error, Result, Scalar};
-
-/// A measurement begins with so many launches, and goes on with so many if they were not much slower than the best before.
-const LAUNCHES: [usize; 2] = [2, 7];
-/// What much slower is.
-const SLOWER: f64 = 1.5;
-/// With warm caches a launch is timed within a graph of about so many seconds.
-const GRAPH: f64 = 100e-6;
 
 impl<T: Scalar> Operator<T> {
     /// [`Operator::prepare`] that measures: where this operator picks its ways itself ([`Algorithm::Auto`] with
@@ -422,36 +417,4 @@ fn listed(others: &[String]) -> String {
 
 fn without(left_out: &[String]) -> String {
     if left_out.is_empty() { String::new() } else { format!("; left out {}", left_out.join("; ")) }
-}
-
-/// Times launches on a stream of its own.
-struct Clock {
-    stream: Stream,
-    flusher: Option<Flusher>,
-}
-
-impl Clock {
-    fn new<T: Scalar>(operator: &Operator<T>, caches: Caches) -> Result<Clock> {
-        let flusher = match caches {
-            Caches::Warm => None,
-            Caches::Cold => Some(Flusher::new(operator.device())?),
-        };
-        Ok(Clock { stream: Stream::new(operator.device())?, flusher })
-    }
-
-    /// The median seconds of a launch; of a few only, where it is much slower than `best`.
-    fn seconds(&mut self, estimate: f64, best: f64, mut run: impl FnMut(&Stream) -> Result<()>) -> Result<f64> {
-        let Clock { stream, flusher } = self;
-        let stream = &*stream;
-        let calls = ((GRAPH / estimate.max(1e-7)) as usize).clamp(1, 50);
-        // Libraries load kernels at the first launch.
-        run(stream)?;
-        let mut sample = |count: usize| match flusher.as_mut() {
-            Some(flusher) => timing::cold(stream, flusher, count, || run(stream)),
-            None => timing::warm(stream, calls, count, || run(stream)),
-        };
-        let median = |samples: &[f64]| crate::measure::median(samples).unwrap_or(f64::INFINITY);
-        let first = median(&sample(LAUNCHES[0])?);
-        if first > SLOWER * best { Ok(first) } else { Ok(median(&sample(LAUNCHES[1])?)) }
-    }
 }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::device::Device;
 use super::launch::Args;
-use super::operator::{Key, Operator};
+use super::operator::Operator;
+use super::prepared::Key;
 use super::stream::Stream;
 use super::vendor::{Small, element};
 use crate::plan::gpu::{ChainProblem, GpuMachine};

@@ -5,6 +5,7 @@
 
 mod auto;
 pub mod cache;
+mod clock;
 mod combine;
 pub mod compile;
 mod device;
@@ -17,6 +18,7 @@ mod memory;
 pub mod multiplier;
 mod operator;
 mod options;
+mod prepared;
 
 pub mod source;
 mod step;

@@ -13,6 +13,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("epilogue.cuh", include_str!("../../kernels/epilogue.cuh")),
     ("lanes_mma.cuh", include_str!("../../kernels/lanes_mma.cuh")),
     ("lanes_mma_tile.cuh", include_str!("../../kernels/lanes_mma_tile.cuh")),
+    ("lanes_mma_words.cuh", include_str!("../../kernels/lanes_mma_words.cuh")),
     ("mma_number.cuh", include_str!("../../kernels/mma_number.cuh")),
     ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("pieces.cuh", include_str!("../../kernels/pieces.cuh")),

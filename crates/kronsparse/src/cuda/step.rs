@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::launch::{Args, Launch};
 use super::memory::Buffer;
-use super::operator::{Key, Operator, Shared};
+use super::operator::Operator;
+use super::prepared::{Key, Shared};
 use super::stream::Stream;
 use super::vendor::{self, Trial, Vendor};
 use crate::plan::gpu::{ChainProblem, Choice, GpuPlan, GpuProblem, KernelPlan, Ranked};

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::launch::Launch;
 use super::memory::Buffer;
-use super::operator::{Key, Operator, Shared};
+use super::operator::Operator;
 use super::options::Plans;
+use super::prepared::{Key, Shared};
 use super::step::{Step, Way};
 use crate::plan::Join;
 use crate::plan::gpu::{Cut, FusedPlan, Rejected, cuts};

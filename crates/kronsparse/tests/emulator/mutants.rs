@@ -32,14 +32,9 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     mutant("plain", "epilogue.cuh", "if constexpr (BIAS) sum += E::load(bias, feature);", ""),
     mutant("plain", "epilogue.cuh", "S(1.59576912160573071176)", "S(1.7)"),
     mutant("plain", "epilogue.cuh", "return x < S(0) ? S(0) : x;", "return x;"),
-    mutant("lanes_mma", "lanes_mma.cuh", " + Number::at(more + k / PER_WORD, k % PER_WORD));", ");"),
-    mutant("lanes_mma", "lanes_mma.cuh", "activate_sum<KIND>(gate) * up", "activate_sum<KIND>(up) * gate"),
-    mutant(
-        "lanes_mma",
-        "lanes_mma.cuh",
-        "second = take_shared<VECTOR>(from + VECTOR);",
-        "second = take_shared<VECTOR>(from);",
-    ),
+    mutant("lanes_mma", "lanes_mma_words.cuh", " + Number::at(more + k / PER_WORD, k % PER_WORD));", ");"),
+    mutant("lanes_mma", "lanes_mma_words.cuh", "activate_sum<KIND>(gate) * up", "activate_sum<KIND>(up) * gate"),
+    mutant("lanes_mma", "lanes_mma.cuh", "take_shared<VECTOR>(from + VECTOR));", "take_shared<VECTOR>(from));"),
     mutant("lanes_mma", "lanes_mma.cuh", "        sync_block();\n        load_next();", "        load_next();"),
     mutant("lanes_mma", "lanes_mma.cuh", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
     mutant(

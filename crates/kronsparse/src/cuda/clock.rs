@@ -1,0 +1,50 @@
+//! How long a launch takes, as tuning asks: a few launches of what is slow, more of what may be the fastest.
+
+use super::operator::Operator;
+use super::stream::Stream;
+use super::timing::{self, Caches, Flusher};
+use crate::{Result, Scalar};
+
+/// A measurement begins with so many launches, and goes on with so many if they were not much slower than the best before.
+const LAUNCHES: [usize; 2] = [2, 7];
+/// What much slower is.
+const SLOWER: f64 = 1.5;
+/// With warm caches a launch is timed within a graph of about so many seconds.
+const GRAPH: f64 = 100e-6;
+
+/// Times launches on a stream of its own.
+pub(super) struct Clock {
+    pub(super) stream: Stream,
+    flusher: Option<Flusher>,
+}
+
+impl Clock {
+    pub(super) fn new<T: Scalar>(operator: &Operator<T>, caches: Caches) -> Result<Clock> {
+        let flusher = match caches {
+            Caches::Warm => None,
+            Caches::Cold => Some(Flusher::new(operator.device())?),
+        };
+        Ok(Clock { stream: Stream::new(operator.device())?, flusher })
+    }
+
+    /// The median seconds of a launch; of a few only, where it is much slower than `best`.
+    pub(super) fn seconds(
+        &mut self,
+        estimate: f64,
+        best: f64,
+        mut run: impl FnMut(&Stream) -> Result<()>,
+    ) -> Result<f64> {
+        let Clock { stream, flusher } = self;
+        let stream = &*stream;
+        let calls = ((GRAPH / estimate.max(1e-7)) as usize).clamp(1, 50);
+        // Libraries load kernels at the first launch.
+        run(stream)?;
+        let mut sample = |count: usize| match flusher.as_mut() {
+            Some(flusher) => timing::cold(stream, flusher, count, || run(stream)),
+            None => timing::warm(stream, calls, count, || run(stream)),
+        };
+        let median = |samples: &[f64]| crate::measure::median(samples).unwrap_or(f64::INFINITY);
+        let first = median(&sample(LAUNCHES[0])?);
+        if first > SLOWER * best { Ok(first) } else { Ok(median(&sample(LAUNCHES[1])?)) }
+    }
+}
