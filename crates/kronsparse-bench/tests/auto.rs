@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
+use kronsparse::Pattern;
 use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{Choice, GpuMachine, GpuProblem, Ranked, libraries, promising, ranked};
-use kronsparse::{Activation, Join, Pattern};
 use kronsparse_bench::{Record, Row};
 
 const RECORD: &str = "record/2026-11-22-h100";
@@ -23,9 +23,7 @@ fn rows(folder: &str) -> Vec<Row> {
 fn problem(row: &Row) -> GpuProblem {
     let (kind, problem) = (row.dtype, row.problem());
     let pattern: Pattern = problem.chain.patterns()[0];
-    let (dtype, precision, activation) = (kind.dtype, kind.precision(), Activation::None);
-    let (layout, batch) = (problem.layout, problem.batch);
-    GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation, join: Join::None }
+    GpuProblem { precision: kind.precision(), ..GpuProblem::new(pattern, kind.dtype, problem.layout, problem.batch) }
 }
 
 /// The algorithm whose row has the time of a way.

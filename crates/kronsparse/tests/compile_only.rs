@@ -267,18 +267,7 @@ fn what_auto_would_measure_compiles() {
     ];
     for ([a, b, c, d], dtype, layout, batch) in cells {
         let pattern = Pattern::new(a, b, c, d).expect("a pattern");
-        let (precision, activation) = (Precision::Full, Activation::None);
-        let problem = GpuProblem {
-            pattern,
-            dtype,
-            precision,
-            layout,
-            batch,
-            aligned: true,
-            bias: false,
-            activation,
-            join: Join::None,
-        };
+        let problem = GpuProblem::new(pattern, dtype, layout, batch);
         for way in gpu::promising(&problem, &machine, Some(1 << 30)) {
             let gpu::Choice::Kernel(plan) = way.choice else { continue };
             compiled += 1;

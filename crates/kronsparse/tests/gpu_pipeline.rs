@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kronsparse::cuda::{cache, compile, libraries};
-use kronsparse::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, Precision, Rejected, plain};
-use kronsparse::{Activation, DType, Error, Join, Layout, Pattern};
+use kronsparse::plan::gpu::{self, GpuMachine, GpuPlan, GpuProblem, Rejected, plain};
+use kronsparse::{Activation, DType, Error, Layout, Pattern};
 
 const REAL: [DType; 4] = [DType::F16, DType::Bf16, DType::F32, DType::F64];
 const PATTERNS: [[usize; 4]; 9] = [
@@ -23,9 +23,7 @@ const PATTERNS: [[usize; 4]; 9] = [
 
 fn problem(pattern: [usize; 4], dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
     let [a, b, c, d] = pattern;
-    let pattern = Pattern::new(a, b, c, d).unwrap();
-    let (precision, activation) = (Precision::Full, Activation::None);
-    GpuProblem { pattern, dtype, precision, layout, batch, aligned: true, bias: false, activation, join: Join::None }
+    GpuProblem::new(Pattern::new(a, b, c, d).unwrap(), dtype, layout, batch)
 }
 
 fn problems() -> Vec<GpuProblem> {

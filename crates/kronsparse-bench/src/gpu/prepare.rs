@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use kronsparse::Layout;
 use kronsparse::cuda::Device;
 use kronsparse::cuda::cache::Cache;
 use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{self, ChainProblem, Choice, FusedPlan, GpuMachine, GpuProblem};
 use kronsparse::plan::permutation::{Permutation, Problem};
 use kronsparse::plan::product::Order;
-use kronsparse::{Activation, Join, Layout};
 
 use crate::{Definition, Result};
 
@@ -40,18 +40,9 @@ pub fn sources(
         let (dtype, layout, batch) = (case.kind.dtype, case.problem.layout, case.problem.batch);
         let patterns = case.problem.chain.patterns();
         if auto || ours {
-            let chain = case.problem.chain.clone();
-            let (precision, activation) = (case.kind.precision(), Activation::None);
             let problem = ChainProblem {
-                chain,
-                dtype,
-                precision,
-                layout,
-                batch,
-                aligned: true,
-                bias: false,
-                activation,
-                join: Join::None,
+                precision: case.kind.precision(),
+                ..ChainProblem::new(case.problem.chain.clone(), dtype, layout, batch)
             };
             for at in 0..patterns.len() {
                 for count in (2..=patterns.len() - at).filter(|count| *count == 2 || *count == patterns.len()) {
@@ -61,17 +52,10 @@ pub fn sources(
             }
         }
         for &pattern in patterns {
-            let (precision, activation) = (case.kind.precision(), Activation::None);
             let problem = |aligned| GpuProblem {
-                pattern,
-                dtype,
-                precision,
-                layout,
-                batch,
+                precision: case.kind.precision(),
                 aligned,
-                bias: false,
-                activation,
-                join: Join::None,
+                ..GpuProblem::new(pattern, dtype, layout, batch)
             };
             for aligned in [true, false].into_iter().filter(|_| ours) {
                 all.extend(gpu::choose(&problem(aligned), machine).map(|plan| plan.source()));
@@ -169,16 +153,10 @@ mod tests {
         let auto = of(&[Algorithm::Auto]);
         let (machine, mut tried) = (GpuMachine::h100(), 0);
         for case in definition.cases.iter().filter(|case| !case.kind.dtype.is_complex()) {
+            let pattern = case.problem.chain.patterns()[0];
             let problem = GpuProblem {
-                pattern: case.problem.chain.patterns()[0],
-                dtype: case.kind.dtype,
                 precision: case.kind.precision(),
-                layout: case.problem.layout,
-                batch: case.problem.batch,
-                aligned: true,
-                bias: false,
-                activation: Activation::None,
-                join: Join::None,
+                ..GpuProblem::new(pattern, case.kind.dtype, case.problem.layout, case.problem.batch)
             };
             assert!(auto.contains(&gpu::choose(&problem, &machine).unwrap().source()), "{problem:?}");
             for way in gpu::promising(&problem, &machine, Some(1 << 30)) {

@@ -6,7 +6,7 @@ use super::planner::{self, Planner};
 use super::spread::{self, Spread};
 use super::{cpu, energy};
 use crate::plan::gpu::{self, ChainProblem, Choice, GpuMachine, Precision, StepWay};
-use crate::{Activation, ChainPattern, DType, Error, Join, Layout, Pattern, Result};
+use crate::{ChainPattern, DType, Error, Layout, Pattern, Result};
 
 /// In which numbers, in which order, how many vectors at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,18 +108,7 @@ impl Gpu {
 
     pub(super) fn problem(&self, chain: &ChainPattern, case: &Case) -> ChainProblem {
         let Case { dtype, precision, layout, batch } = *case;
-        let (chain, activation) = (chain.clone(), Activation::None);
-        ChainProblem {
-            chain,
-            dtype,
-            precision,
-            layout,
-            batch,
-            aligned: true,
-            bias: false,
-            activation,
-            join: Join::None,
-        }
+        ChainProblem { precision, ..ChainProblem::new(chain.clone(), dtype, layout, batch) }
     }
 
     fn dense(&self, whole: &ChainPattern, case: &Case) -> Result<Cost> {

@@ -178,17 +178,8 @@ pub(crate) fn spread(family: &str, count: usize) -> Vec<Case> {
 
 /// Tiles that the estimate seldom puts forward, for masks and barriers that no other tile needs.
 fn picked(family: &str) -> Vec<Case> {
-    let problem = |c, d, layout, batch| GpuProblem {
-        pattern: Pattern::new(1, 16, c, d).expect("a pattern"),
-        dtype: DType::F16,
-        precision: Precision::Full,
-        layout,
-        batch,
-        aligned: true,
-        bias: false,
-        activation: Activation::None,
-        join: Join::None,
-    };
+    let problem =
+        |c, d, layout, batch| GpuProblem::new(Pattern::new(1, 16, c, d).expect("a pattern"), DType::F16, layout, batch);
     let machine = &machines()[0];
     let plan = match family {
         // Two lanes of three: the last tile's second lane lies beyond the end of X.

@@ -36,6 +36,21 @@ pub struct ChainProblem {
 }
 
 impl ChainProblem {
+    /// Aligned arrays, full precision, nothing after the product: what most problems are, but for a field or two.
+    pub fn new(chain: ChainPattern, dtype: DType, layout: Layout, batch: usize) -> ChainProblem {
+        ChainProblem {
+            chain,
+            dtype,
+            precision: Precision::Full,
+            layout,
+            batch,
+            aligned: true,
+            bias: false,
+            activation: Activation::None,
+            join: Join::None,
+        }
+    }
+
     /// Factor `at` by itself. Bias and activation belong to the left-most factor, which is applied last.
     pub fn factor(&self, at: usize) -> GpuProblem {
         let (first, last) = (at + 1 == self.chain.patterns().len(), at == 0);

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{ChainProblem, FusedPlan, GpuMachine, Precision};
-use crate::{Activation, ChainPattern, DType, Join, Layout, Pattern};
+use crate::{ChainPattern, DType, Layout, Pattern};
 
 /// A product may have so many times the weights of its factors: more would be another matrix in memory, not the same one.
 const MOST_WEIGHTS: usize = 8;
@@ -74,17 +74,8 @@ fn single(pattern: Pattern, dtype: DType, precision: Precision, machine: &GpuMac
 
 /// Estimated seconds of one kernel for two factors, where there is one.
 fn pair(first: Pattern, second: Pattern, dtype: DType, precision: Precision, machine: &GpuMachine) -> Option<f64> {
-    let problem = ChainProblem {
-        chain: ChainPattern::new(vec![second, first]).ok()?,
-        dtype,
-        precision,
-        layout: Layout::BatchFirst,
-        batch: VECTORS,
-        aligned: true,
-        bias: false,
-        activation: Activation::None,
-        join: Join::None,
-    };
+    let chain = ChainPattern::new(vec![second, first]).ok()?;
+    let problem = ChainProblem { precision, ..ChainProblem::new(chain, dtype, Layout::BatchFirst, VECTORS) };
     FusedPlan::choose(&problem, machine).ok().map(|plan| plan.seconds())
 }
 

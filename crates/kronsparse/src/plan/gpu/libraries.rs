@@ -191,22 +191,9 @@ impl GpuMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Join;
 
     fn problem(pattern: &str, layout: Layout, batch: usize) -> GpuProblem {
-        let (dtype, precision, activation) = (DType::F16, Precision::Full, Activation::None);
-        let pattern = pattern.parse().unwrap();
-        GpuProblem {
-            pattern,
-            dtype,
-            precision,
-            layout,
-            batch,
-            aligned: true,
-            bias: false,
-            activation,
-            join: Join::None,
-        }
+        GpuProblem::new(pattern.parse().unwrap(), DType::F16, layout, batch)
     }
 
     fn of(algorithm: Algorithm, problem: &GpuProblem) -> Option<f64> {

@@ -75,6 +75,21 @@ pub struct GpuProblem {
 }
 
 impl GpuProblem {
+    /// Aligned arrays, full precision, nothing after the product: what most problems are, but for a field or two.
+    pub fn new(pattern: Pattern, dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
+        GpuProblem {
+            pattern,
+            dtype,
+            precision: Precision::Full,
+            layout,
+            batch,
+            aligned: true,
+            bias: false,
+            activation: Activation::None,
+            join: Join::None,
+        }
+    }
+
     /// Floating-point operations: `2·n·a·b·c·d`.
     pub fn flops(&self) -> f64 {
         self.pattern.flops(self.batch)

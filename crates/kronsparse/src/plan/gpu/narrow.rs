@@ -347,23 +347,9 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::gpu::Precision;
-    use crate::{Activation, Join, Pattern};
 
     fn problem(pattern: &str, dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
-        let pattern: Pattern = pattern.parse().unwrap();
-        let (precision, activation) = (Precision::Full, Activation::None);
-        GpuProblem {
-            pattern,
-            dtype,
-            precision,
-            layout,
-            batch,
-            aligned: true,
-            bias: false,
-            activation,
-            join: Join::None,
-        }
+        GpuProblem::new(pattern.parse().unwrap(), dtype, layout, batch)
     }
 
     #[test]

@@ -120,23 +120,12 @@ fn sorted(mut all: Vec<Ranked>) -> Vec<Ranked> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Precision;
+
     use super::*;
-    use crate::{Activation, DType, Join, Layout};
+    use crate::{DType, Layout};
 
     fn problem(pattern: &str, dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
-        let (precision, activation, pattern) = (Precision::Full, Activation::None, pattern.parse().unwrap());
-        GpuProblem {
-            pattern,
-            dtype,
-            precision,
-            layout,
-            batch,
-            aligned: true,
-            bias: false,
-            activation,
-            join: Join::None,
-        }
+        GpuProblem::new(pattern.parse().unwrap(), dtype, layout, batch)
     }
 
     fn first(problem: &GpuProblem) -> Ranked {

@@ -5,17 +5,7 @@ use super::*;
 /// Batch-first, aligned, without bias: what the tests of plans for chains begin with.
 pub(in crate::plan::gpu) fn problem(chain: &str, dtype: DType, batch: usize) -> ChainProblem {
     let chain = ChainPattern::new(chain.split_inclusive(')').map(|p| p.parse().unwrap()).collect()).unwrap();
-    ChainProblem {
-        chain,
-        dtype,
-        precision: Precision::Full,
-        layout: Layout::BatchFirst,
-        batch,
-        aligned: true,
-        bias: false,
-        activation: Activation::None,
-        join: Join::None,
-    }
+    ChainProblem::new(chain, dtype, Layout::BatchFirst, batch)
 }
 
 fn plan_of(problem: &ChainProblem, libraries: Option<usize>) -> ChainPlan {

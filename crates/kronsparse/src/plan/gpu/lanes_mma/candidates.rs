@@ -105,23 +105,11 @@ fn lane_shares(problem: &GpuProblem, size: usize) -> Vec<(usize, usize)> {
 mod tests {
     use super::super::{Geometry, Rows};
     use super::*;
-    use crate::plan::gpu::Precision;
-    use crate::{Activation, DType, Join, Pattern};
+
+    use crate::DType;
 
     fn problem(pattern: &str, dtype: DType, layout: Layout, batch: usize) -> GpuProblem {
-        let pattern: Pattern = pattern.parse().unwrap();
-        let (precision, activation) = (Precision::Full, Activation::None);
-        GpuProblem {
-            pattern,
-            dtype,
-            precision,
-            layout,
-            batch,
-            aligned: true,
-            bias: false,
-            activation,
-            join: Join::None,
-        }
+        GpuProblem::new(pattern.parse().unwrap(), dtype, layout, batch)
     }
 
     #[test]
