@@ -35,6 +35,15 @@ impl Join {
         }
     }
 
+    /// Numbers of `Y` and of a residual that move for each row of the chain.
+    pub(crate) fn moved(self) -> f64 {
+        match self {
+            Join::None => 1.0,
+            Join::Residual => 2.0,
+            Join::Gate => 0.5,
+        }
+    }
+
     /// How many features `Y` has where the chain has `rows`.
     ///
     /// Errors: an odd number of rows for [`Join::Gate`].

@@ -8,7 +8,7 @@ use std::time::Instant;
 use fastrand::Rng;
 use kronsparse::plan::gpu::{FusedPlan, GpuPlan};
 
-use super::compile::{self, Files};
+use super::compile::{self, Files, Source};
 use super::harness::inputs;
 use super::launch::run;
 use super::mutants::MUTANTS;
@@ -130,4 +130,21 @@ fn every_mutant_is_noticed() {
     });
     let problems = problems.into_inner().expect("no panic with the lock");
     assert!(problems.is_empty(), "{} of {} mutants: {problems:#?}", problems.len(), mutants.len());
+}
+
+/// The wait that every generated source begins with, but for `narrow`, which has a mutant for its own.
+#[test]
+fn a_kernel_that_does_not_wait_for_those_before_it_is_noticed() {
+    const WAIT: &str = "ks::wait_for_previous();";
+    for family in families().filter(|family| *family != "narrow") {
+        let case = spread(family, 1).swap_remove(0);
+        let source = case.source(0);
+        assert_eq!(source.text.matches(WAIT).count(), 1, "{family}: {}", source.text);
+        let source = Source { text: source.text.replace(WAIT, ""), ..source };
+        let program = compile::program(&[source], &compile::files()).unwrap_or_else(|why| panic!("{family}: {why}"));
+        for outcome in run(&program, &[case.draw(0, &mut Rng::new()).launch]).remove(0) {
+            let why = outcome.err().unwrap_or_default();
+            assert!(why.contains("before wait_for_previous"), "{family}: {why}");
+        }
+    }
 }

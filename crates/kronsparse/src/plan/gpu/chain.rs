@@ -58,12 +58,8 @@ impl ChainProblem {
     }
 
     /// Numbers of `Y` and of a residual that move per vector.
-    pub fn moved_outputs(&self) -> usize {
-        match self.join {
-            Join::None => self.chain.rows(),
-            Join::Residual => 2 * self.chain.rows(),
-            Join::Gate => self.chain.rows() / 2,
-        }
+    pub(super) fn moved_outputs(&self) -> f64 {
+        self.join.moved() * self.chain.rows() as f64
     }
 
     /// The patterns in the order of application, the right-most factor first.

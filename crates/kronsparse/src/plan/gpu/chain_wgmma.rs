@@ -146,7 +146,7 @@ impl ChainWgmmaPlan {
         }
         let tiles = self.problem.batch.max(1).div_ceil(numbers.rows);
         let rounds = tiles.div_ceil(self.clusters * self.tile.cluster) as f64;
-        let bytes = (self.problem.batch * (cols + self.problem.moved_outputs()) * 2) as f64;
+        let bytes = (self.problem.batch * 2) as f64 * (cols as f64 + self.problem.moved_outputs());
         START + (rounds * clocks / CLOCK).max(bytes / BYTES_PER_SECOND)
     }
 

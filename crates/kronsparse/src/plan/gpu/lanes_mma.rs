@@ -300,7 +300,8 @@ impl Plan {
             _ => 1.0,
         };
         let weights = if tile.resident { grid as f64 } else { items as f64 } * w_tile;
-        let cache = items as f64 * (x_tile + y_tile) * sector + weights;
+        let moved = problem.join.moved();
+        let cache = items as f64 * (x_tile + y_tile * moved) * sector + weights;
         let cache = cache / (2.0 * machine.bytes_per_second * (multiprocessors / all).max(0.1));
         // Memory, by the length of runs.
         let efficiency = |run: f64, whole: bool| match run {
@@ -318,7 +319,7 @@ impl Plan {
         };
         let pattern = problem.pattern;
         let x_bytes = (n * pattern.cols()) as f64 * size / efficiency(x_run, whole);
-        let y_bytes = (n * pattern.rows()) as f64 * size / efficiency(y_run, whole).max(0.5);
+        let y_bytes = (n * pattern.rows()) as f64 * moved * size / efficiency(y_run, whole).max(0.5);
         let occupied = (at_once as f64 * geometry.stage_bytes as f64 * (tile.stages - 1) as f64)
             / (machine.bytes_per_second * 1.0e-6);
         let memory =

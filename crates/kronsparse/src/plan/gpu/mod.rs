@@ -97,12 +97,7 @@ impl GpuProblem {
     /// Bytes that must move: `X`, the weights and a residual once in, `Y` once out.
     pub fn bytes(&self) -> f64 {
         let rows = (self.batch as f64) * (self.pattern.rows() * self.dtype.size()) as f64;
-        let joined = match self.join {
-            Join::None => 0.0,
-            Join::Residual => rows,
-            Join::Gate => -rows / 2.0,
-        };
-        self.pattern.bytes(self.batch, self.dtype.size()) + joined
+        self.pattern.bytes(self.batch, self.dtype.size()) + (self.join.moved() - 1.0) * rows
     }
 }
 

@@ -28,7 +28,7 @@ impl ChainMmaPlan {
         if self.problem.layout == Layout::BatchLast {
             issued += (rows * (cols + out)) as f64 * TURNED;
         }
-        let moved = (rows * (cols + self.problem.moved_outputs()) * element) as f64;
+        let moved = (rows * element) as f64 * (cols as f64 + self.problem.moved_outputs());
         let resources = [tensor, issued, brought / WEIGHT_BYTES, moved / MOVED_BYTES];
         let most = resources.iter().copied().fold(0.0, f64::max);
         let alone = resources.iter().sum::<f64>() + waited;

@@ -64,12 +64,7 @@ pub(super) fn seconds(plan: &Plan) -> f64 {
     let short = 1.0 + SHORT_RUNS * ((128.0 - run) / 96.0).max(0.0);
     let y = f(x.rows * x.outs * x.lanes) * size;
     // A residual is read beside; a gate leaves half.
-    let moved = match plan.problem.join {
-        Join::None => 1.0,
-        Join::Residual => 2.0,
-        Join::Gate => 0.5,
-    };
-    let y_share = y * moved / f(x.chunks);
+    let y_share = y * plan.problem.join.moved() / f(x.chunks);
     let fetched = f(x.x_bytes / tile.share_x) * short + f(x.w_bytes / tile.share_w);
     let y_run = run * if plan.problem.join == Join::Gate { 0.5 } else { 1.0 };
     let y_short = 1.0 + SHORT_RUNS * ((128.0 - y_run) / 96.0).max(0.0);
