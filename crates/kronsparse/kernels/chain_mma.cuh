@@ -129,7 +129,7 @@ template <class S> struct ChainMma {
 
   template <int K> KS_DEVICE void load_fragments(Fragments<K>& w, const u8* from) const {
     KS_UNROLL
-    for (int c = 0; c < Factor<K>::COLUMNS; ++c) w[c] = load_global16(from + c * S::FRAGMENT + lane * 16);
+    for (int c = 0; c < Factor<K>::COLUMNS; ++c) w[c] = load_constant16(from + c * S::FRAGMENT + lane * 16);
   }
 
   // A lot of terms: `from` is this thread's part of its first row.

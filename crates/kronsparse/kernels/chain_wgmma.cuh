@@ -265,7 +265,7 @@ template <class S> struct ChainWgmma {
       if constexpr (S::BIAS) {
         KS_UNROLL
         for (int e = 0; e < 2 * D; ++e)
-          if (F::B % F::OUTS == 0 || o + e / D < F::B) bias[e] = T::load(args.bias, (static_cast<i64>(i) * F::B + o) * D + e);
+          if (F::B % F::OUTS == 0 || o + e / D < F::B) bias[e] = T::constant(args.bias, (static_cast<i64>(i) * F::B + o) * D + e);
       }
       KS_UNROLL
       for (int h = 0; h < 2; ++h) {

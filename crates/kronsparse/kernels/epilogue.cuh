@@ -60,7 +60,7 @@ template <Activation KIND> KS_DEVICE float activate_sum(float x) {
 // Adds the bias of output feature `feature` where there is one, and activates.
 template <class E, Activation KIND, bool BIAS>
 KS_DEVICE typename E::Sum finish(typename E::Sum sum, const void* bias, i64 feature) {
-  if constexpr (BIAS) sum += E::load(bias, feature);
+  if constexpr (BIAS) sum += E::constant(bias, feature);
   return activate<KIND>(sum);
 }
 

@@ -19,14 +19,14 @@ struct MmaHalf {
 struct MmaF16 : MmaHalf {
   static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_f16(sum, x.a, w.b[0], w.b[1]); }
   static KS_DEVICE u32 pack(float low, float high) { return pack_f16(low, high); }
-  static KS_DEVICE float load(const void* p) { return widen_f16(load_global2(p)); }
+  static KS_DEVICE float load(const void* p) { return widen_f16(load_constant2(p)); }
   static KS_DEVICE float at(const u32* words, int k) { return widen_f16(static_cast<u16>(words[k / 2] >> (k % 2 * 16))); }
 };
 
 struct MmaBf16 : MmaHalf {
   static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_bf16(sum, x.a, w.b[0], w.b[1]); }
   static KS_DEVICE u32 pack(float low, float high) { return pack_bf16(low, high); }
-  static KS_DEVICE float load(const void* p) { return widen_bf16(load_global2(p)); }
+  static KS_DEVICE float load(const void* p) { return widen_bf16(load_constant2(p)); }
   static KS_DEVICE float at(const u32* words, int k) { return widen_bf16(static_cast<u16>(words[k / 2] >> (k % 2 * 16))); }
 };
 
@@ -40,7 +40,7 @@ struct MmaTf32 {
   }
   static KS_DEVICE Weights weights(u32 b0, u32 b1) { return {{round_tf32(float_of(b0)), round_tf32(float_of(b1))}}; }
   static KS_DEVICE void multiply(float (&sum)[4], const Data& x, const Weights& w) { mma_tf32(sum, x.a, w.b[0], w.b[1]); }
-  static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
+  static KS_DEVICE float load(const void* p) { return float_of(load_constant4(p)); }
   static KS_DEVICE float at(const u32* words, int k) { return float_of(words[k]); }
 };
 
@@ -79,7 +79,7 @@ struct MmaF32 {
     KS_UNROLL
     for (int k = 0; k < 4; ++k) sum[k] += part[k];
   }
-  static KS_DEVICE float load(const void* p) { return float_of(load_global4(p)); }
+  static KS_DEVICE float load(const void* p) { return float_of(load_constant4(p)); }
   static KS_DEVICE float at(const u32* words, int k) { return float_of(words[k]); }
 };
 

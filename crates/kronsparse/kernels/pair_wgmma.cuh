@@ -190,7 +190,7 @@ KS_DEVICE void pair_store(const Args& args, float (&sums)[S::ITEM_LANES][S::GROU
         for (int p = 0; p < 8; ++p) {
           v[p] = sums[unit * 8 + p][s / 2 * 4 + h * 2 + s % 2];
           if constexpr (S::BIAS) {
-            if (o < S::B2) v[p] += T::load(args.bias, static_cast<i64>(o) * S::D2 + j + unit * 8 + p);
+            if (o < S::B2) v[p] += T::constant(args.bias, static_cast<i64>(o) * S::D2 + j + unit * 8 + p);
           }
           if (S::JOIN != Join::Gate || p % 2 == 0) v[p] = activate<S::ACTIVATION>(v[p]);
           if constexpr (S::JOIN == Join::Residual) v[p] += Pack<T>::at(residual, p);

@@ -14,15 +14,15 @@ template <int BYTES, int V> struct Elements {
   static KS_DEVICE Elements load(const u8* p) {
     Elements r;
     if constexpr (size == 16) {
-      const U4 v = load_global16(p);
+      const U4 v = load_constant16(p);
       r.w[0] = v.v[0]; r.w[1] = v.v[1]; r.w[2] = v.v[2]; r.w[3] = v.v[3];
     } else if constexpr (size == 8) {
-      const U2 v = load_global8(p);
+      const U2 v = load_constant8(p);
       r.w[0] = v.v[0]; r.w[1] = v.v[1];
     } else if constexpr (size == 4) {
-      r.w[0] = load_global4(p);
+      r.w[0] = load_constant4(p);
     } else {
-      r.w[0] = load_global2(p);
+      r.w[0] = load_constant2(p);
     }
     return r;
   }

@@ -72,7 +72,7 @@ struct Plain {
     for (int k = 0; k < W_PER_THREAD; ++k) {
       const int more_l = k * THREADS / W_STRIDE, more_o = k * THREADS / LANES % OUTPUTS;
       const bool valid = thread + k * THREADS < DEPTH * W_STRIDE && l + more_l < C && o + more_o < B;
-      out[k] = valid ? E::load(w, start + (more_l * B + more_o) * LANES) : Sum(0);
+      out[k] = valid ? E::constant(w, start + (more_l * B + more_o) * LANES) : Sum(0);
     }
   }
 

@@ -80,15 +80,24 @@ KS_DEVICE void store_shared16(void* p, U4 w) {
 KS_DEVICE void store_shared8(void* p, U2 w) { asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(shared_address(p)), "r"(w.v[0]), "r"(w.v[1]) : "memory"); }
 KS_DEVICE void store_shared4(void* p, u32 w) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(shared_address(p)), "r"(w) : "memory"); }
 KS_DEVICE void store_shared2(void* p, u16 w) { asm volatile("st.shared.b16 [%0], %1;" ::"r"(shared_address(p)), "h"(w) : "memory"); }
-// Not by the path for constants (`.nc`): while a kernel waits, those before it may still write what it will read.
-KS_DEVICE U4 load_global16(const void* p) {
+// Of what no kernel writes: weights, bias.
+KS_DEVICE U4 load_constant16(const void* p) {
   U4 r;
-  asm volatile("ld.global.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3]) : "l"(p) : "memory");
+  asm volatile("ld.global.nc.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3]) : "l"(p));
   return r;
 }
-KS_DEVICE U2 load_global8(const void* p) { U2 r; asm volatile("ld.global.v2.b32 {%0,%1}, [%2];" : "=r"(r.v[0]), "=r"(r.v[1]) : "l"(p) : "memory"); return r; }
-KS_DEVICE u32 load_global4(const void* p) { u32 r; asm volatile("ld.global.b32 %0, [%1];" : "=r"(r) : "l"(p) : "memory"); return r; }
-KS_DEVICE u16 load_global2(const void* p) { u16 r; asm volatile("ld.global.b16 %0, [%1];" : "=h"(r) : "l"(p) : "memory"); return r; }
+KS_DEVICE U2 load_constant8(const void* p) { U2 r; asm volatile("ld.global.nc.v2.b32 {%0,%1}, [%2];" : "=r"(r.v[0]), "=r"(r.v[1]) : "l"(p)); return r; }
+KS_DEVICE u32 load_constant4(const void* p) { u32 r; asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(r) : "l"(p)); return r; }
+KS_DEVICE u16 load_constant2(const void* p) { u16 r; asm volatile("ld.global.nc.b16 %0, [%1];" : "=h"(r) : "l"(p)); return r; }
+// Of anything: while a kernel waits, those before it may still write what it will read.
+KS_DEVICE U4 load_global16(const void* p) {
+  U4 r;
+  asm volatile("ld.global.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3]) : "l"(p));
+  return r;
+}
+KS_DEVICE U2 load_global8(const void* p) { U2 r; asm volatile("ld.global.v2.b32 {%0,%1}, [%2];" : "=r"(r.v[0]), "=r"(r.v[1]) : "l"(p)); return r; }
+KS_DEVICE u32 load_global4(const void* p) { u32 r; asm volatile("ld.global.b32 %0, [%1];" : "=r"(r) : "l"(p)); return r; }
+KS_DEVICE u16 load_global2(const void* p) { u16 r; asm volatile("ld.global.b16 %0, [%1];" : "=h"(r) : "l"(p)); return r; }
 KS_DEVICE void store_global16(void* p, U4 w) {
   asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(w.v[0]), "r"(w.v[1]), "r"(w.v[2]), "r"(w.v[3]) : "memory");
 }

@@ -4,15 +4,17 @@
 
 namespace ks {
 
-// `Sum` is the accumulator of the CUDA cores. Indices count elements; addresses need only the alignment of one element.
+// `Sum` is the accumulator of the CUDA cores; `constant` loads weights and bias, which no kernel writes. Indices count elements; addresses need only the alignment of one element.
 struct F16 {
   using Sum = float;
   static KS_DEVICE Sum load(const void* from, i64 at) { return widen_f16(load_global2(static_cast<const u16*>(from) + at)); }
+  static KS_DEVICE Sum constant(const void* from, i64 at) { return widen_f16(load_constant2(static_cast<const u16*>(from) + at)); }
   static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global2(static_cast<u16*>(to) + at, round_f16(value)); }
 };
 struct BF16 {
   using Sum = float;
   static KS_DEVICE Sum load(const void* from, i64 at) { return widen_bf16(load_global2(static_cast<const u16*>(from) + at)); }
+  static KS_DEVICE Sum constant(const void* from, i64 at) { return widen_bf16(load_constant2(static_cast<const u16*>(from) + at)); }
   static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global2(static_cast<u16*>(to) + at, round_bf16(value)); }
 };
 using Bf16 = BF16;
@@ -20,6 +22,7 @@ using Bf16 = BF16;
 struct F32 {
   using Sum = float;
   static KS_DEVICE Sum load(const void* from, i64 at) { return float_of(load_global4(static_cast<const float*>(from) + at)); }
+  static KS_DEVICE Sum constant(const void* from, i64 at) { return float_of(load_constant4(static_cast<const float*>(from) + at)); }
   static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global4(static_cast<float*>(to) + at, bits(value)); }
 };
 // Stored as f32, multiplied with 10 bits after the point.
@@ -27,6 +30,7 @@ struct TF32 : F32 {};
 struct F64 {
   using Sum = double;
   static KS_DEVICE Sum load(const void* from, i64 at) { return double_of(load_global8(static_cast<const double*>(from) + at)); }
+  static KS_DEVICE Sum constant(const void* from, i64 at) { return double_of(load_constant8(static_cast<const double*>(from) + at)); }
   static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global8(static_cast<double*>(to) + at, words_of(value)); }
 };
 

@@ -140,7 +140,7 @@ template <class S> struct Finish {
       }
     }
   }
-  static KS_DEVICE float bias_of(const Args& args, i64 at) { return T::load(args.bias, at); }
+  static KS_DEVICE float bias_of(const Args& args, i64 at) { return T::constant(args.bias, at); }
   // What is added to the outputs from byte `at` of Y on.
   template <int BYTES> static KS_DEVICE U4 residual_of(const Args& args, i64 at, bool inside) {
     U4 r = {};

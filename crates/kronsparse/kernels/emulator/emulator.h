@@ -120,6 +120,10 @@ KS_DEVICE void store_shared16(void* p, U4 w) { emulated::store_shared(p, &w, 16)
 KS_DEVICE void store_shared8(void* p, U2 w) { emulated::store_shared(p, &w, 8); }
 KS_DEVICE void store_shared4(void* p, u32 w) { emulated::store_shared(p, &w, 4); }
 KS_DEVICE void store_shared2(void* p, u16 w) { emulated::store_shared(p, &w, 2); }
+KS_DEVICE U4 load_constant16(const void* p) { return emulated::loaded_global<U4>(p); }
+KS_DEVICE U2 load_constant8(const void* p) { return emulated::loaded_global<U2>(p); }
+KS_DEVICE u32 load_constant4(const void* p) { return emulated::loaded_global<u32>(p); }
+KS_DEVICE u16 load_constant2(const void* p) { return emulated::loaded_global<u16>(p); }
 KS_DEVICE U4 load_global16(const void* p) { return emulated::loaded_global<U4>(p); }
 KS_DEVICE U2 load_global8(const void* p) { return emulated::loaded_global<U2>(p); }
 KS_DEVICE u32 load_global4(const void* p) { return emulated::loaded_global<u32>(p); }

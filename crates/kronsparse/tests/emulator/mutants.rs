@@ -29,7 +29,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     mutant("plain", "plain.cuh", "my_x + l * X_STRIDE + v * X_STEP", "my_x + l * X_STRIDE + v"),
     mutant("plain", "plain.cuh", "feature * n + batch;", "feature + batch * n;"),
     mutant("plain", "plain.cuh", "result += E::load(args.residual, place);", ""),
-    mutant("plain", "epilogue.cuh", "if constexpr (BIAS) sum += E::load(bias, feature);", ""),
+    mutant("plain", "epilogue.cuh", "if constexpr (BIAS) sum += E::constant(bias, feature);", ""),
     mutant("plain", "epilogue.cuh", "S(1.59576912160573071176)", "S(1.7)"),
     mutant("plain", "epilogue.cuh", "return x < S(0) ? S(0) : x;", "return x;"),
     mutant("lanes_mma", "lanes_mma_words.cuh", " + Number::at(more + k / PER_WORD, k % PER_WORD));", ");"),
