@@ -65,8 +65,9 @@ struct Narrow {
   KS_DEVICE void load_weights(i64 tile, int stage, int turn) {
     const i64 group = i64(stage) * (DEPTH / GROUP) + turn * SPLIT + part;
     const u8* from = static_cast<const u8*>(args.w) + tile * TILE_BYTES + (group * (PIECES * TOGETHER) + thread % TOGETHER) * 16;
+    // Not as constants: NVRTC 13.0 moves loads of constants behind the wait for the kernels before, these it leaves in front.
     KS_UNROLL
-    for (int p = 0; p < PIECES; ++p) weights[turn][p] = load_constant16(from + p * (TOGETHER * 16));
+    for (int p = 0; p < PIECES; ++p) weights[turn][p] = load_global16(from + p * (TOGETHER * 16));
   }
 
   template <int VECTOR> KS_DEVICE void load_rows(u8* buffer, i64 n0, int i, int j0, int l0) const {
@@ -222,7 +223,7 @@ struct Narrow {
                 o0 = static_cast<int>(tile % OUTPUT_TILES) * OUTPUTS;
       KS_UNROLL
       for (int turn = 0; turn < TURNS; ++turn) load_weights(tile, 0, turn);
-      // Weights need not wait. (NVRTC 13.0 moves their loads behind the wait all the same.)
+      // Weights need not wait.
       wait_for_previous();
       load_x(shared, n0, i, j0, 0);
       copy_commit();
