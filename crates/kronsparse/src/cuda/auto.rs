@@ -39,6 +39,10 @@ impl<T: Scalar> Operator<T> {
         if n == 0 || !self.picks() {
             return self.prepare(n, layout);
         }
+        if let Some(wide) = &self.wide {
+            self.tune_wide(wide, n, layout, caches, x)?;
+            return self.prepare(n, layout);
+        }
         // Memory of its own, as it will have: what is added does not matter.
         let residual = match self.join {
             Join::Residual => Some(Buffer::<T>::alloc(&self.device, n.saturating_mul(self.rows()))?),
@@ -408,6 +412,7 @@ fn short<T>(way: &Way<T>) -> String {
     match way {
         Way::Kernel { plan, .. } => plan.name().into(),
         Way::Library { algorithm, .. } => algorithm.to_string(),
+        Way::Wide(wide) => wide.to_string(),
     }
 }
 

@@ -26,6 +26,7 @@ mod stream;
 pub mod timing;
 mod together;
 pub mod vendor;
+mod wide;
 
 pub use device::Device;
 pub use launch::Args;

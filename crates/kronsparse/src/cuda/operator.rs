@@ -13,6 +13,7 @@ use super::prepared::{Key, Prepared, Shared};
 use super::step::{Ends, Step};
 use super::stream::{Event, Stream};
 use super::vendor::Session;
+use super::wide::widened;
 use crate::plan::gpu::Precision;
 use crate::plan::{Activation, Algorithm, Join};
 use crate::{Chain, ChainPattern, DType, Error, Layout, Result, Scalar};
@@ -36,6 +37,8 @@ pub struct Operator<T: Scalar> {
     pub(super) precision: Precision,
     pub(super) plans: Plans,
     pub(super) memory_limit: usize,
+    /// The chain in f32, where its hidden vectors are to be kept in that.
+    pub(super) wide: Option<Arc<Operator<f32>>>,
     pub(super) prepared: RwLock<HashMap<Key, Arc<Prepared<T>>>>,
     pub(super) shared: Mutex<Shared<T>>,
     /// The stream that [`Operator::apply`] used last, and the end of its work there.
@@ -61,8 +64,9 @@ impl<T: Scalar> Operator<T> {
     /// Errors: a complex element type, an algorithm that the GPU engine does not have, a bias of another length than the
     /// rows, a gate where the chain has an odd number of rows, no device memory.
     pub fn new(device: &Device, chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
-        let Options { bias, activation, join, algorithm, precision, plans, memory_limit, combine } = options;
-        let outputs = join.outputs(chain.rows())?;
+        let outputs = options.join.outputs(chain.rows())?;
+        let wide = widened(device, chain, &options)?;
+        let Options { bias, activation, join, algorithm, precision, hidden: _, plans, memory_limit, combine } = options;
         if T::DTYPE.is_complex() {
             return Err(Error::Unsupported {
                 what: format!("multiplying in {} on a GPU", T::DTYPE),
@@ -81,8 +85,11 @@ impl<T: Scalar> Operator<T> {
         {
             return Err(Error::Length { what: "bias (rows of the chain)", expected: chain.rows(), found: bias.len() });
         }
-        let combines =
-            combine && algorithm == Algorithm::Auto && matches!(plans, Plans::Best) && chain.factors().len() > 1;
+        let combines = wide.is_none()
+            && combine
+            && algorithm == Algorithm::Auto
+            && matches!(plans, Plans::Best)
+            && chain.factors().len() > 1;
         let none = Arc::new(Buffer::alloc(device, 0)?);
         Ok(Operator {
             device: device.clone(),
@@ -99,6 +106,7 @@ impl<T: Scalar> Operator<T> {
             precision,
             plans,
             memory_limit,
+            wide,
             prepared: RwLock::default(),
             shared: Mutex::new(Shared::new(none)),
             last: Mutex::new(None),

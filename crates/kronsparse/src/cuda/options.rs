@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::plan::gpu::{self, ChainProblem, FusedPlan, GpuMachine, GpuPlan, GpuProblem, Precision, Rejected};
-use crate::plan::{Activation, Algorithm, Join};
+use crate::plan::{Activation, Algorithm, Hidden, Join};
 use crate::{Error, Result};
 
 /// A function that picks a plan.
@@ -71,6 +71,8 @@ pub struct Options<T> {
     pub algorithm: Algorithm,
     /// How `f32` is multiplied.
     pub precision: Precision,
+    /// Whether the vectors between the factors of a 16-bit chain are rounded to its type. [`Algorithm::Dense`] has none.
+    pub hidden: Hidden,
     /// Who picks the plans of this project's kernels; with anything but [`Plans::Best`], [`Algorithm::Auto`] is
     /// [`Algorithm::Fused`].
     pub plans: Plans,
@@ -90,6 +92,7 @@ impl<T> Default for Options<T> {
             join: Join::None,
             algorithm: Algorithm::Auto,
             precision: Precision::Full,
+            hidden: Hidden::Rounded,
             plans: Plans::Best,
             memory_limit: 4 << 30,
             combine: false,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard};
 
+use super::device::Device;
 use super::joining::JoinPass;
 use super::memory::Buffer;
 use super::operator::Operator;
@@ -46,6 +47,8 @@ pub(super) struct Shared<T> {
     pub(super) weights: HashMap<(usize, String), Arc<Buffer<T>>>,
     /// The largest hidden vectors so far.
     hidden: [Arc<Buffer<T>>; 2],
+    /// The largest X and Y in f32 so far, of a chain that is multiplied in it.
+    wide: [Option<Arc<Buffer<f32>>>; 2],
     /// What was replaced; graphs may still name its memory.
     replaced: Vec<Arc<Prepared<T>>>,
 }
@@ -53,11 +56,23 @@ pub(super) struct Shared<T> {
 impl<T> Shared<T> {
     /// Nothing; `none` is memory of no length.
     pub(super) fn new(none: Arc<Buffer<T>>) -> Shared<T> {
-        Shared { weights: HashMap::new(), hidden: [none.clone(), none], replaced: Vec::new() }
+        Shared { weights: HashMap::new(), hidden: [none.clone(), none], wide: [None, None], replaced: Vec::new() }
     }
     /// The memory for hidden vectors.
     pub(super) fn hidden(&self) -> [Arc<Buffer<T>>; 2] {
         self.hidden.clone()
+    }
+    /// Memory for X and Y in f32, of so many numbers at least.
+    pub(super) fn wide(&mut self, device: &Device, lens: [usize; 2]) -> Result<[Arc<Buffer<f32>>; 2]> {
+        let mut found = self.wide.clone();
+        for (buffer, len) in found.iter_mut().zip(lens) {
+            // A larger one replaces it for later calls; earlier ones keep theirs, which graphs may name.
+            if buffer.as_ref().is_none_or(|buffer| buffer.len() < len) {
+                *buffer = Some(Arc::new(Buffer::alloc(device, len)?));
+            }
+        }
+        self.wide = found.clone();
+        Ok(found.map(|buffer| buffer.expect("both are there")))
     }
     /// Goes back to memory of before; whoever uses the other keeps it.
     pub(super) fn set_hidden(&mut self, hidden: [Arc<Buffer<T>>; 2]) {
@@ -95,6 +110,10 @@ impl<T: Scalar> Operator<T> {
 
     /// What is prepared for `key`, whose outputs are joined by the last kernel or in a pass of their own.
     fn make(&self, key: Key, shared: &mut Shared<T>) -> Result<Prepared<T>> {
+        if let Some(wide) = &self.wide {
+            let steps = vec![self.wide_step(wide, key, shared)?];
+            return Ok(Prepared { steps, hidden: shared.hidden(), pass: None });
+        }
         let apart = Key { apart: true, ..key };
         match self.algorithm {
             _ if self.join == Join::None => self.make_as(key, shared),

@@ -9,6 +9,7 @@ use super::operator::Operator;
 use super::prepared::{Key, Shared};
 use super::stream::Stream;
 use super::vendor::{self, Trial, Vendor};
+use super::wide::Wide;
 use crate::plan::gpu::{ChainProblem, Choice, GpuPlan, GpuProblem, KernelPlan, Ranked};
 use crate::plan::{Algorithm, Layout};
 use crate::{Chain, Error, Result, Scalar};
@@ -50,14 +51,24 @@ pub(super) struct Step<T> {
 
 /// A way of multiplying, ready to be queued.
 pub(super) enum Way<T> {
-    Kernel { plan: Box<dyn KernelPlan>, weights: Arc<Buffer<T>>, launch: Launch, blocks: u32 },
-    Library { algorithm: Algorithm, vendor: Box<Vendor<T>> },
+    Kernel {
+        plan: Box<dyn KernelPlan>,
+        weights: Arc<Buffer<T>>,
+        launch: Launch,
+        blocks: u32,
+    },
+    Library {
+        algorithm: Algorithm,
+        vendor: Box<Vendor<T>>,
+    },
+    /// The whole chain, its hidden vectors in f32.
+    Wide(Box<Wide>),
 }
 
 impl<T: Scalar> Way<T> {
     /// Whether it has working memory, which two streams must not use at the same time.
     pub(super) fn is_exclusive(&self) -> bool {
-        matches!(self, Way::Library { .. })
+        !matches!(self, Way::Kernel { .. })
     }
 
     /// Queues it.
@@ -77,6 +88,8 @@ impl<T: Scalar> Way<T> {
             }
             // SAFETY: the caller's word. Its bias is its own, and it adds no residual.
             Way::Library { vendor, .. } => unsafe { vendor.launch_raw(x, y, stream.raw()) },
+            // SAFETY: the caller's word. Its bias is its own.
+            Way::Wide(wide) => unsafe { wide.run(ends, n, stream) },
         }
     }
 }
@@ -89,6 +102,7 @@ impl<T> fmt::Display for Way<T> {
                 write!(f, "{plan}; {blocks} blocks, clusters of {cluster}, {resources}")
             }
             Way::Library { algorithm, vendor } => write!(f, "{algorithm}: {vendor}"),
+            Way::Wide(wide) => wide.fmt(f),
         }
     }
 }

@@ -4,6 +4,7 @@ mod activation;
 mod algorithm;
 pub mod compressed;
 pub mod gpu;
+mod hidden;
 mod join;
 mod layout;
 pub mod permutation;
@@ -12,6 +13,7 @@ mod tile;
 
 pub use activation::Activation;
 pub use algorithm::Algorithm;
+pub use hidden::Hidden;
 pub use join::Join;
 pub use layout::Layout;
 pub use tile::{CpuMachine, Tile};

@@ -13,6 +13,7 @@ mod behaviour;
 mod engine;
 mod large;
 mod random;
+mod wide;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ use kronsparse::cuda::Device;
 /// A test's name and what it does; an error text says why it was not run.
 type Test = (&'static str, fn(&Device) -> Result<(), String>);
 
-const TESTS: [Test; 15] = [
+const TESTS: [Test; 16] = [
     ("every_case_on_the_gpu", every_case),
     ("random_patterns", random::patterns),
     ("random_pairs", random::pairs),
@@ -38,6 +39,7 @@ const TESTS: [Test; 15] = [
     ("launch_overhead", behaviour::launch_overhead),
     ("nonfinite_numbers_go_where_they_must", behaviour::nonfinite),
     ("f16_overflow_is_infinity", behaviour::overflow),
+    ("hidden_vectors_in_f32", wide::hidden_in_f32),
     ("wrong_arguments_are_named", behaviour::wrong_arguments),
     ("buffers_and_events", behaviour::buffers),
     ("more_than_2_to_the_31_elements", large::beyond_31_bits),

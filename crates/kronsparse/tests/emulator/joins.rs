@@ -1,5 +1,5 @@
-//! The pass that joins outputs by itself (kernels/join.cuh): every type, layout and width, with ends that fill no unit, on numbers whose
-//! sums and products are exact; and mistakes in it that must be noticed.
+//! The pass that joins outputs by itself, or turns numbers into those of another type (kernels/join.cuh): every type, layout and width, with
+//! ends that fill no unit, on numbers whose sums and products are exact; and mistakes in it that must be noticed.
 
 use fastrand::Rng;
 use half::{bf16, f16};
@@ -8,8 +8,20 @@ use super::compile::{self, Source};
 use super::launch::{Buffer, Launch, run};
 use super::units::{exact, usual};
 
+/// Numbers as an array of `element` has them.
+fn stored(element: &str, numbers: &[f32]) -> Vec<u8> {
+    let each = |x: &f32| match element {
+        "F16" => f16::from_f32(*x).to_le_bytes().to_vec(),
+        "Bf16" => bf16::from_f32(*x).to_le_bytes().to_vec(),
+        "F32" => x.to_le_bytes().to_vec(),
+        _ => f64::from(*x).to_le_bytes().to_vec(),
+    };
+    numbers.iter().flat_map(each).collect()
+}
+
 /// One instantiation on one input.
 struct Case {
+    from: &'static str,
     element: &'static str,
     layout: &'static str,
     join: &'static str,
@@ -20,22 +32,12 @@ struct Case {
 
 impl Case {
     fn source(&self, at: usize) -> Source {
-        let Case { element, layout, join, wide, outputs, .. } = self;
+        let Case { from, element, layout, join, wide, outputs, .. } = self;
         let text = format!(
-            "#include \"join.cuh\"\nKS_KERNEL(32) kronsparse(KS_PARAMETER ks::Args args) {{ ks::Joined<ks::{element}, \
+            "#include \"join.cuh\"\nKS_KERNEL(32) kronsparse(KS_PARAMETER ks::Args args) {{ ks::Joined<ks::{from}, ks::{element}, \
              ks::Layout::{layout}, {outputs}, ks::Activation::Relu, ks::Join::{join}, {wide}, 2, 32>::run(args); }}\n"
         );
         Source { name: format!("join {at}"), text }
-    }
-
-    fn stored(&self, numbers: &[f32]) -> Vec<u8> {
-        let each = |x: &f32| match self.element {
-            "F16" => f16::from_f32(*x).to_le_bytes().to_vec(),
-            "Bf16" => bf16::from_f32(*x).to_le_bytes().to_vec(),
-            "F32" => x.to_le_bytes().to_vec(),
-            _ => f64::from(*x).to_le_bytes().to_vec(),
-        };
-        numbers.iter().flat_map(each).collect()
     }
 
     /// The launch, and what `y` must hold.
@@ -50,14 +52,18 @@ impl Case {
                 _ => [(2 * (k / n)) * n + k % n, (2 * (k / n) + 1) * n + k % n],
             };
             y = (0..count).map(|k| place(k).map(|at| x[at])).map(|[gate, up]| gate.max(0.0) * up).collect();
-            launch.x = Buffer::new(self.stored(&x));
+            launch.x = Buffer::new(stored(self.from, &x));
         } else {
             let (x, residual) = (exact(count, rng), exact(count, rng));
-            y = x.iter().zip(&residual).map(|(x, r)| x + r).collect();
-            launch.x = Buffer::new(self.stored(&x));
-            launch.residual = Buffer::new(self.stored(&residual));
+            launch.x = Buffer::new(stored(self.from, &x));
+            if self.join == "Residual" {
+                y = x.iter().zip(&residual).map(|(x, r)| x + r).collect();
+                launch.residual = Buffer::new(stored(self.element, &residual));
+            } else {
+                y = x;
+            }
         }
-        let expected = self.stored(&y);
+        let expected = stored(self.element, &y);
         launch.y = Buffer::poisoned(expected.len());
         (Launch { kernel: format!("join {at}"), overlaps: true, ..launch }, expected)
     }
@@ -71,8 +77,24 @@ fn cases() -> Vec<Case> {
                 for (wide, outputs, n) in [(true, 5, 24), (true, 7, 9), (false, 6, 11), (true, 1, 8)] {
                     // Batch-last, a gate's rows are whole units of vectors, or not wide.
                     let whole = join == "Residual" || layout == "BatchFirst" || (unit > 0 && n % unit == 0);
-                    all.push(Case { element, layout, join, wide: wide && unit > 0 && whole, outputs, n });
+                    all.push(Case {
+                        from: element,
+                        element,
+                        layout,
+                        join,
+                        wide: wide && unit > 0 && whole,
+                        outputs,
+                        n,
+                    });
                 }
+            }
+        }
+    }
+    // Between 16-bit types and f32.
+    for (from, element) in [("F16", "F32"), ("Bf16", "F32"), ("F32", "F16"), ("F32", "Bf16")] {
+        for join in ["None", "Residual"] {
+            for (wide, outputs, n) in [(true, 5, 24), (true, 7, 9), (false, 6, 11)] {
+                all.push(Case { from, element, layout: "BatchFirst", join, wide, outputs, n });
             }
         }
     }
@@ -112,8 +134,11 @@ fn the_pass_joins_what_it_must() {
         ("? 2 * k : k + k / n * n", "? 2 * k : k"),
         ("? 1 : n; }", "? 1 : n - 1; }"),
         ("FIRST && 2 * e >= COUNT ? high : low", "FIRST && 2 * e > COUNT ? high : low"),
-        ("E::load(args.x, k) + E::load(args.residual, k)", "E::load(args.x, k)"),
-        ("Pack<E>::at(x, e) + Pack<E>::at(residual, e)", "Pack<E>::at(x, e) + Pack<E>::at(x, e)"),
+        ("result += E::load(args.residual, k)", "result += E::load(args.residual, 0)"),
+        ("v[e] += Pack<E>::at(residual, e)", "v[e] += v[e]"),
+        ("load_global16(from + first * SIZE)", "load_global16(from)"),
+        ("unit.v[1] = half.v[1]", "unit.v[1] = half.v[0]"),
+        ("From::load(args.x, k)", "E::load(args.x, k)"),
     ] {
         let mut files = compile::files();
         let text = files["join.cuh"].clone();
