@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail};
 use clap::Args;
 use kronsparse::advise::{Gpu, Roof, check_batch};
+use kronsparse::plan::Hidden;
 use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Cut, FusedPlan, GpuMachine, Part, groups};
 use kronsparse::{Activation, ChainPattern, ChainSpec, Join, Layout};
 use kronsparse_bench::{Kind, format};
@@ -48,6 +49,9 @@ pub(crate) struct PlanArgs {
     /// none, residual (an array like Y is added) or gate (outputs come in twos, the activated first times the second)
     #[arg(long, default_value_t)]
     join: Join,
+    /// What the vectors between the factors of an f16 or bf16 chain are kept in: rounded (to its type) or f32, as cuda::Options::hidden says
+    #[arg(long, default_value_t)]
+    hidden: Hidden,
     /// Small neighbouring factors are multiplied together first, as cuda::Options::combine asks for
     #[arg(long)]
     combine: bool,
@@ -57,6 +61,12 @@ pub(crate) struct PlanArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+/// The plan for one number of vectors; the seconds of the passes around a chain that is multiplied in f32.
+struct Planned {
+    plan: ChainPlan,
+    passes: Option<f64>,
 }
 
 /// One line of the list of ways.
@@ -84,7 +94,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     } else {
         chain.clone()
     };
-    let mut plans = Vec::with_capacity(args.batch.len());
+    let mut plans: Vec<Planned> = Vec::with_capacity(args.batch.len());
     for &batch in &args.batch {
         let problem = ChainProblem {
             chain: combined.clone(),
@@ -97,8 +107,11 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
             activation: args.activation,
             join: args.join,
         };
+        let widened = problem.widened(args.hidden, &gpu.machine);
+        let passes = widened.as_ref().map(|(_, seconds)| *seconds);
+        let problem = widened.map_or(problem, |(wide, _)| wide);
         match ChainPlan::new(&problem, &gpu.machine, gpu.libraries.as_ref().ok().copied()) {
-            Ok(plan) => plans.push(plan),
+            Ok(plan) => plans.push(Planned { plan, passes }),
             Err(rejected) => bail!("{chain} in {}: {rejected}", args.dtype),
         }
     }
@@ -106,9 +119,12 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
         return output::print_json(&document(args, &chain, &combined, &gpu, &plans));
     }
     let mut text = heading(args, &chain, &combined, &gpu);
-    for plan in &plans {
+    for Planned { plan, passes } in &plans {
         text.push('\n');
         text.push_str(&paragraph(plan));
+        if let Some(seconds) = passes {
+            let _ = writeln!(text, "  with the passes over X and Y: {}", format::seconds(plan.seconds() + seconds));
+        }
     }
     output::print(&text)
 }
@@ -141,6 +157,9 @@ fn heading(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: 
             "combined",
             &format!("{combined}: {factors} once small neighbours are multiplied together, {parameters} parameters"),
         );
+    }
+    if args.hidden.widens(args.dtype.dtype, combined.patterns().len()) {
+        line("hidden", "f32: what follows is the chain in f32, between a pass over X and one over Y");
     }
     let bias = if args.bias { "a bias" } else { "no bias" };
     let (kind, layout, activation, join) = (args.dtype, args.layout, args.activation, args.join);
@@ -301,7 +320,7 @@ fn bound(roof: Roof) -> &'static str {
 }
 
 /// The same as one JSON document.
-fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: &Gpu, plans: &[ChainPlan]) -> Value {
+fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: &Gpu, plans: &[Planned]) -> Value {
     let (machine, (major, minor)) = (&gpu.machine, gpu.machine.capability);
     json!({
         "chain": chain.to_string(),
@@ -314,6 +333,7 @@ fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu:
         "bias": args.bias,
         "activation": args.activation.name(),
         "join": args.join.name(),
+        "hidden": args.hidden.name(),
         "gpu": {
             "name": gpu.name,
             "compute_capability": format!("{major}.{minor}"),
@@ -327,7 +347,7 @@ fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu:
     })
 }
 
-fn plan_json(plan: &ChainPlan) -> Value {
+fn plan_json(Planned { plan, passes }: &Planned) -> Value {
     let ((flops, bytes), roof) = (work(plan), roof(plan));
     let steps: Vec<Value> = plan
         .steps()
@@ -361,6 +381,7 @@ fn plan_json(plan: &ChainPlan) -> Value {
         "bound_by": bound(roof),
         "decision": decision(plan),
         "seconds": json_number(plan.seconds()),
+        "seconds_of_passes": passes.map(json_number),
         "seconds_factor_by_factor": plan.seconds_apart().map(json_number),
         "seconds_dense": plan.dense().ok().map(|dense| json_number(dense.seconds)),
         "steps": steps,

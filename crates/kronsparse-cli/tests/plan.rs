@@ -45,6 +45,24 @@ fn a_butterfly_is_combined_where_that_is_asked_for() {
 }
 
 #[test]
+fn hidden_vectors_in_f32_are_planned_as_a_chain_in_f32() {
+    let args = ["plan", MONARCH, "--batch", "8192", "--dtype", "f16", "--hidden", "f32"];
+    let text = Sandbox::new().succeed(&args);
+    for part in ["hidden     f32: what follows is the chain in f32", "f16, bsf", "with the passes over X and Y: "] {
+        assert!(text.contains(part), "`{part}` is missing in:\n{text}");
+    }
+    let seconds = |value: &Value, name: &str| value["plans"][0][name].as_f64();
+    let wide = Sandbox::new().json(&args);
+    let full = Sandbox::new().json(&["plan", MONARCH, "--batch", "8192", "--dtype", "f32"]);
+    assert_eq!(seconds(&wide, "seconds"), seconds(&full, "seconds"));
+    // 8192 · (4096 · 6 + 4096 · 6) bytes at 3350 GB/s take 120 µs.
+    assert!((1.2e-4..1.6e-4).contains(&seconds(&wide, "seconds_of_passes").unwrap()), "{wide}");
+    assert_eq!(seconds(&full, "seconds_of_passes"), None);
+    let args = ["plan", MONARCH, "--batch", "1", "--dtype", "f16", "--hidden", "f64"];
+    Sandbox::new().refuse(&args, &["expected one of rounded, f32"]);
+}
+
+#[test]
 fn json_has_the_steps_the_ways_and_the_reasons() {
     let sandbox = Sandbox::new();
     let args = ["plan", MONARCH, "--batch", "25088,7", "--dtype", "bf16", "--bias", "--activation", "gelu"];

@@ -76,6 +76,7 @@ template <class S> struct ChainWgmma {
 
   KS_DEVICE void produce() const {
     Place at{0, 1};
+    wait_for_previous();
     for (i64 t = cluster; t < tiles; t += clusters) {
       KS_UNROLL_BY(1)
       for (int line = 0; line < S::BRINGS; ++line) {
@@ -366,6 +367,7 @@ template <class S> struct ChainWgmma {
     const Who who{group, lane, thread_index() / 32 % 4, lane / 4, lane % 4, hidden + group * S::HIDDEN_BYTES, staging + group * 2 * S::LINE_BYTES};
     Place at{0, 0};
     u32 turns = 0, buffer = 0;  // of the warpgroup; of the two places in staging
+    wait_for_previous();
     for (i64 t = cluster; t < tiles; t += clusters) {
       first(who, at);
       hand_over(who);

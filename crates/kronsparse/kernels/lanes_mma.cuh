@@ -90,7 +90,7 @@ struct LanesMma {
     for (int byte = thread * 16; byte < bytes; byte += THREADS * 16) copy_async<16>(to + byte, from + byte, true);
   }
 
-  KS_DEVICE void load_chunk(u8* stage, const Place& at, int chunk) const {
+  KS_DEVICE void load_x(u8* stage, const Place& at, int chunk) const {
     const int l0 = chunk * DEPTH;
     if constexpr (!LAST) {
       load_rows<G::X_VECTOR>(stage, at, l0);
@@ -99,23 +99,9 @@ struct LanesMma {
       else if (ALIGN >= 4 && last_vector >= 4) load_lines<4>(stage, at, l0);
       else load_lines<2>(stage, at, l0);
     }
-    if constexpr (!RESIDENT) load_weights(stage + G::X_BYTES, at, chunk, G::W_CHUNK);
   }
 
   // --- products --------------------------------------------------------------------------------------------------------------
-
-  // UNIT bytes of shared memory as words; two numbers of two bytes fill a word.
-  static KS_DEVICE void unit_words(u32* words, const u8* from) {
-    if constexpr (G::UNIT == 16) {
-      const U4 v = load_shared16(from);
-      words[0] = v.v[0], words[1] = v.v[1], words[2] = v.v[2], words[3] = v.v[3];
-    } else if constexpr (G::UNIT == 8) {
-      const U2 v = load_shared8(from);
-      words[0] = v.v[0], words[1] = v.v[1];
-    } else {
-      words[0] = load_shared4(from);
-    }
-  }
 
   // Batch-first: number e·JW + j of `words` becomes term `e` of this thread's group, lane j of the warp, of one row.
   KS_DEVICE void row_words(u32* words, const u8* stage, int row, int group) const {
@@ -126,11 +112,11 @@ struct LanesMma {
         constexpr int BYTES = G::PAIRED * D * E;
         KS_UNROLL
         for (int b = 0; b < BYTES; b += G::UNIT)
-          unit_words(words + (e / G::PAIRED * BYTES + b) / 4, from + (group * G::GROUP + e * 4) * (D * E) + q * BYTES + b);
+          take_words<G::UNIT>(words + (e / G::PAIRED * BYTES + b) / 4, from + (group * G::GROUP + e * 4) * (D * E) + q * BYTES + b);
       } else if constexpr (G::SPLIT) {
         KS_UNROLL
         for (int u = 0; u < G::WARP_UNITS; ++u)
-          unit_words(words + (e * G::WARP_UNITS + u) * (G::UNIT / 4),
+          take_words<G::UNIT>(words + (e * G::WARP_UNITS + u) * (G::UNIT / 4),
                      from + (((group * G::TERMS + G::swap_term(g, e)) * G::UNITS + G::swap_unit(g, warp_lane * G::WARP_UNITS + u)) * 4 + q) * G::UNIT);
       } else {
         const u8* lanes = from + ((group * G::GROUP + e * 4 + q) * D + warp_lane * JW) * E;
@@ -197,7 +183,7 @@ struct LanesMma {
             for (int e = 0; e < G::TERMS; ++e) {
               const int line = (warp_lane * JW + j) * DEPTH + group * G::GROUP + e * 4 + q;
               const int unit = warp_row * (G::WARP_ROWS * E / 16) + set * 8 + g;
-              unit_words(units[j][set][e], stage + line * G::STRIDE + (unit ^ (q << 1)) * 16);
+              take_words<G::UNIT>(units[j][set][e], stage + line * G::STRIDE + (unit ^ (q << 1)) * 16);
             }
       } else {
         KS_UNROLL
@@ -411,26 +397,33 @@ struct LanesMma {
   KS_DEVICE void run() {
     // With resident weights the grid is a multiple of GROUPS, so that a block stays with its group.
     const i64 items = (args.n + ROWS - 1) / ROWS * G::GROUPS, stride = grid_size();
-    i64 item = block_index(), loading = item;
-    int load_chunk_index = 0, load_slot = 0, slot = 0;
+    i64 item = block_index();
+    int slot = 0;
     if (item >= items) return;
-    const auto load_next = [&] {
-      if (loading < items) {
-        load_chunk(shared + load_slot * G::STAGE_BYTES, place(loading), load_chunk_index);
-        load_slot = load_slot + 1 == STAGES ? 0 : load_slot + 1;
-        if (++load_chunk_index == G::CHUNKS) load_chunk_index = 0, loading += stride;
+    RingWalk<STAGES, G::CHUNKS> next{item, 0, 0}, ahead = next;
+    const auto load_next = [&](bool weights) {
+      if (next.item < items) {
+        u8* stage = shared + next.slot * G::STAGE_BYTES;
+        load_x(stage, place(next.item), next.chunk);
+        if (weights) load_weights(stage + G::X_BYTES, place(next.item), next.chunk, G::W_CHUNK);
+        next.go_on(stride);
       }
       copy_commit();
     };
+    // Weights need not wait.
     if constexpr (RESIDENT) load_weights(shared + G::W_OFFSET, place(item), 0, G::W_TILE);
     KS_UNROLL
-    for (int s = 0; s < STAGES - 1; ++s) load_next();
+    for (int s = 0; s < STAGES - 1 && !RESIDENT && ahead.item < items; ++s, ahead.go_on(stride))
+      load_weights(shared + ahead.slot * G::STAGE_BYTES + G::X_BYTES, place(ahead.item), ahead.chunk, G::W_CHUNK);
+    wait_for_previous();
+    KS_UNROLL
+    for (int s = 0; s < STAGES - 1; ++s) load_next(false);
     for (; item < items; item += stride) {
       clear();
       for (int chunk = 0; chunk < G::CHUNKS; ++chunk) {
         copy_wait<STAGES - 2>();
         sync_block();
-        load_next();
+        load_next(!RESIDENT);
         const u8* stage = shared + slot * G::STAGE_BYTES;
         multiply_chunk(stage, RESIDENT ? shared + G::W_OFFSET + chunk * G::W_CHUNK : stage + G::X_BYTES);
         slot = slot + 1 == STAGES ? 0 : slot + 1;

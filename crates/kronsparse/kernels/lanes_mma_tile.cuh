@@ -5,6 +5,16 @@
 
 namespace ks {
 
+// Which chunk of which tile goes to which stage of the ring.
+template <int STAGES, int CHUNKS> struct RingWalk {
+  i64 item;
+  int chunk, slot;
+  KS_DEVICE void go_on(i64 stride) {
+    slot = slot + 1 == STAGES ? 0 : slot + 1;
+    if (++chunk == CHUNKS) chunk = 0, item += stride;
+  }
+};
+
 // `least` doubled until that many times `bytes` are a multiple of 16, within `most`, of which it stays a divisor.
 KS_DEVICE constexpr int doublings_to_16(int least, int most, int bytes) {
   int k = least;

@@ -31,17 +31,28 @@ template <class S> KS_DEVICE void produce(const Args& args, const TensorMap* map
   u16 w_mask = 0;
   for (int s = 0; s < SW; ++s) w_mask |= static_cast<u16>(1u << (s * SX + x_part));
   const i64 cluster = block_index() / S::CLUSTER, clusters = grid_size() / S::CLUSTER;
+  const auto bring_weights = [&](const Place& p, int chunk, int stage) {
+    barrier_expect(&ring.full[stage], S::STAGE_BYTES);
+    const i64 w_tile = (static_cast<i64>(p.super_block) * S::LANE_TILES + p.lane_tile) * (S::OUT_TEAMS * SX) + p.out_tile;
+    constexpr int PART = S::W_BYTES / SW;
+    const u8* from = static_cast<const u8*>(args.w) + (w_tile * S::CHUNKS + chunk) * S::W_BYTES + w_part * PART;
+    if constexpr (SW > 1) bulk_load_multicast(ring.w(stage) + w_part * PART, from, PART, &ring.full[stage], w_mask);
+    else bulk_load(ring.w(stage), from, PART, &ring.full[stage]);
+  };
+  // Weights need not wait for the kernels before: those of the first round come at once.
+  constexpr int AHEAD = S::CHUNKS < S::STAGES ? S::CHUNKS : S::STAGES;
+  if (cluster < tiles)
+    for (int chunk = 0; chunk < AHEAD; ++chunk) bring_weights(place<S>(cluster, rank), chunk, chunk);
+  wait_for_previous();
   int stage = 0;
   u32 parity = 1;  // nothing to wait for in the first round
   for (i64 t = cluster; t < tiles; t += clusters) {
     const Place p = place<S>(t, rank);
-    const i64 w_tile = (static_cast<i64>(p.super_block) * S::LANE_TILES + p.lane_tile) * (S::OUT_TEAMS * SX) + p.out_tile;
-    const u8* w = static_cast<const u8*>(args.w) + w_tile * S::CHUNKS * S::W_BYTES;
     const int row0 = static_cast<int>(p.row_tile * S::ROWS);
     for (int chunk = 0; chunk < S::CHUNKS; ++chunk) {
       barrier_wait(&ring.empty[stage], parity);
       u64* full = &ring.full[stage];
-      barrier_expect(full, S::STAGE_BYTES);
+      if (t != cluster || chunk >= AHEAD) bring_weights(p, chunk, stage);
       // The blocks that share X take turns: one part of the rows each, or every third of four and sixth of eight.
       constexpr int PART_ROWS = S::ROWS / S::X_PARTS;
       if constexpr (S::LAST) {
@@ -63,10 +74,6 @@ template <class S> KS_DEVICE void produce(const Args& args, const TensorMap* map
           }
         }
       }
-      constexpr int PART = S::W_BYTES / SW;
-      const u8* from = w + static_cast<i64>(chunk) * S::W_BYTES + w_part * PART;
-      if constexpr (SW > 1) bulk_load_multicast(ring.w(stage) + w_part * PART, from, PART, full, w_mask);
-      else bulk_load(ring.w(stage), from, S::W_BYTES, full);
       if (++stage == S::STAGES) stage = 0, parity ^= 1;
     }
   }
@@ -119,6 +126,7 @@ template <class S> KS_DEVICE void consume(const Args& args, const TensorMap* y_m
   u32 parity = 0;
   u32 buffers = 0;  // which staging buffer is next
   int held = -1;  // stage that the last committed group still reads
+  wait_for_previous();
   for (i64 t = cluster; t < tiles; t += clusters) {
     float sums[P][S::SUMS];
     clear(sums);

@@ -111,20 +111,6 @@ struct Narrow {
     }
   }
 
-  static KS_DEVICE void load_unit(u32* words, const u8* from) {
-    if constexpr (UNIT == 16) {
-      const U4 v = load_shared16(from);
-      words[0] = v.v[0], words[1] = v.v[1], words[2] = v.v[2], words[3] = v.v[3];
-    } else if constexpr (UNIT == 8) {
-      const U2 v = load_shared8(from);
-      words[0] = v.v[0], words[1] = v.v[1];
-    } else if constexpr (UNIT == 4) {
-      words[0] = load_shared4(from);
-    } else {
-      words[0] = load_shared2(from);
-    }
-  }
-
   // One group of inputs: THREAD_LANES × THREAD_OUTPUTS weights each, against all vectors.
   KS_DEVICE void multiply(const float (&w)[PIECES][GROUP], const u8* buffer, int group) {
     if constexpr (LAST) {
@@ -136,7 +122,7 @@ struct Narrow {
           KS_UNROLL
           for (int first = 0; first < VECTORS; first += UNIT / E) {
             u32 words[UNIT < 4 ? 1 : UNIT / 4];
-            load_unit(words, from + first * E);
+            take_words<UNIT>(words, from + first * E);
             KS_UNROLL
             for (int v = 0; v < UNIT / E; ++v)
               KS_UNROLL
@@ -156,7 +142,7 @@ struct Narrow {
           u32 words[(RUN * E + 3) / 4];
           if constexpr (UNIT >= 4) {
             KS_UNROLL
-            for (int b = 0; b < RUN * E; b += UNIT) load_unit(words + b / 4, from + first / THREAD_LANES * (LANES * E) + b);
+            for (int b = 0; b < RUN * E; b += UNIT) take_words<UNIT>(words + b / 4, from + first / THREAD_LANES * (LANES * E) + b);
           } else {
             KS_UNROLL
             for (int k = 0; k < RUN; ++k) {
@@ -215,7 +201,6 @@ struct Narrow {
   }
 
   KS_DEVICE void run() {
-    let_next_begin();
     const i64 items = (args.n + VECTORS - 1) / VECTORS * TILES;
     for (i64 item = block_index(); item < items; item += grid_size()) {
       const i64 tile = item % TILES, n0 = item / TILES * VECTORS;

@@ -79,6 +79,7 @@ template <class S> KS_DEVICE void pair_produce(const Args& args, const TensorMap
   const u8* w = static_cast<const u8*>(args.w) + static_cast<i64>(rank) * S::PACKED_BYTES;
   int stage = 0;
   u32 parity = 1;
+  wait_for_previous();
   for (i64 t = cluster; t < tiles; t += clusters) {
     KS_UNROLL_BY(1)
     for (int use = 0; use < S::USES; ++use) {
@@ -234,6 +235,7 @@ template <class S> KS_DEVICE void pair_consume(const Args& args, const PairMemor
   const u32 team = group / S::MEMBERS, member = group % S::MEMBERS;
   const i64 cluster = block_index() / S::CLUSTER, clusters = grid_size() / S::CLUSTER;
   const u8* hidden = m.hidden + team * S::HIDDEN_BYTES;
+  wait_for_previous();
   u32 used = 0;  // stages of the ring in the tiles before
   u32 turn = 0;
   for (i64 t = cluster; t < tiles; t += clusters, used += S::USES, turn ^= 1) {

@@ -15,6 +15,21 @@ template <int VECTOR> KS_DEVICE void copy_piece(u8* to, const u8* from, bool val
   else store_shared2(to, valid ? load_global2(from) : u16(0));
 }
 
+// BYTES of shared memory as words, the last one filled up with zeros.
+template <int BYTES> KS_DEVICE void take_words(u32* words, const u8* from) {
+  if constexpr (BYTES == 16) {
+    const U4 v = load_shared16(from);
+    words[0] = v.v[0], words[1] = v.v[1], words[2] = v.v[2], words[3] = v.v[3];
+  } else if constexpr (BYTES == 8) {
+    const U2 v = load_shared8(from);
+    words[0] = v.v[0], words[1] = v.v[1];
+  } else if constexpr (BYTES == 4) {
+    words[0] = load_shared4(from);
+  } else {
+    words[0] = load_shared2(from);
+  }
+}
+
 // Calls f(line, piece, more) for this thread's share of LINES × PIECES: piece `piece` of line `line + more`. A thread keeps its
 // line or its piece, so that its addresses differ by constants; a few are written out, many (or not `UNROLLED`) are a loop.
 template <int THREADS, int LINES, int PIECES, bool UNROLLED, class F> KS_DEVICE void share_pieces(int thread, F f) {

@@ -58,7 +58,7 @@ pub(super) fn source(plan: &dyn KernelPlan) -> String {
         "{prelude}#include \"{family}.cuh\"\n\
          static_assert(sizeof(ks::Args) == {args} && sizeof(ks::TensorMap) == {map}, \"Rust and CUDA disagree\");\n\
          {entry} {ENTRY}(KS_PARAMETER ks::Args args{parameters}) {{\n  \
-         {begin}ks::{family}<{arguments}>(args{passed});\n}}\n",
+         ks::let_next_begin();\n  {wait}ks::{family}<{arguments}>(args{passed});\n}}\n",
         prelude = plan.prelude(),
         args = size_of::<super::launch::Args>(),
         map = size_of::<super::launch::EncodedMap>(),
@@ -66,7 +66,7 @@ pub(super) fn source(plan: &dyn KernelPlan) -> String {
             1 => format!("KS_KERNEL({})", plan.threads()),
             blocks => format!("KS_KERNEL_BLOCKS({}, {blocks})", plan.threads()),
         },
-        begin = if plan.waits() { "" } else { "ks::let_next_begin();\n  ks::wait_for_previous();\n  " },
+        wait = if plan.waits() { "" } else { "ks::wait_for_previous();\n  " },
         arguments = plan.arguments(),
     )
 }

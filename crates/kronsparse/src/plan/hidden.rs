@@ -33,7 +33,7 @@ impl Hidden {
     }
 
     /// Whether a chain of so many factors is multiplied in `f32`.
-    pub(crate) fn widens(self, dtype: DType, factors: usize) -> bool {
+    pub fn widens(self, dtype: DType, factors: usize) -> bool {
         self == Hidden::Wide && matches!(dtype, DType::F16 | DType::Bf16) && factors > 1
     }
 }

@@ -67,7 +67,7 @@ struct Task {
 }
 
 impl Plan {
-    fn kernel(&self) -> &dyn KernelPlan {
+    pub(crate) fn kernel(&self) -> &dyn KernelPlan {
         match self {
             Plan::One(plan) => plan,
             Plan::Several(plan) => plan.kernel(),

@@ -6,7 +6,7 @@ use super::libraries::{self as library, ALGORITHMS};
 use super::{
     Choice, Cut, FusedPlan, GpuMachine, GpuPlan, GpuProblem, Precision, Ranked, Rejected, cuts, family, ranked,
 };
-use crate::plan::Algorithm;
+use crate::plan::{Algorithm, Hidden};
 use crate::{Activation, ChainPattern, DType, Join, Layout, Pattern, Result};
 
 #[cfg(test)]
@@ -94,6 +94,22 @@ impl ChainProblem {
         let outputs = self.join.outputs(self.chain.rows()).unwrap_or_default();
         let bytes = 3.0 * (self.batch as f64) * (outputs * self.dtype.size()) as f64;
         library::KERNEL + bytes / (STREAMED * machine.bytes_per_second)
+    }
+
+    /// What a 16-bit chain is multiplied as whose hidden vectors stay in `f32`, where they are to: the chain in `f32`, and the estimated
+    /// seconds of the passes that turn `X` into that and `Y` back, adding a residual.
+    pub fn widened(&self, hidden: Hidden, machine: &GpuMachine) -> Option<(ChainProblem, f64)> {
+        if !hidden.widens(self.dtype, self.chain.patterns().len()) {
+            return None;
+        }
+        let join = if self.join == Join::Residual { Join::None } else { self.join };
+        let wide = ChainProblem { dtype: DType::F32, precision: Precision::Full, aligned: true, join, ..self.clone() };
+        let (small, large) = (self.dtype.size(), DType::F32.size());
+        let outputs = self.join.outputs(self.chain.rows()).unwrap_or_default();
+        let added = if self.join == Join::Residual { small } else { 0 };
+        let bytes =
+            self.batch as f64 * (self.chain.cols() * (small + large) + outputs * (large + small + added)) as f64;
+        Some((wide, 2.0 * library::KERNEL + bytes / (STREAMED * machine.bytes_per_second)))
     }
 
     /// The chain as one dense product of a library, where that is not the same as its one factor; the error says why not.

@@ -288,6 +288,9 @@ impl KernelPlan for ChainWgmmaPlan {
             map(Operand::Y, self.problem.chain.rows(), 64),
         ]
     }
+    fn waits(&self) -> bool {
+        true
+    }
 }
 
 impl fmt::Display for ChainWgmmaPlan {

@@ -69,6 +69,6 @@ impl KernelPlan for GpuPlan {
         self.tensor_maps(n)
     }
     fn waits(&self) -> bool {
-        matches!(self, GpuPlan::Narrow(_))
+        matches!(self, GpuPlan::Narrow(_) | GpuPlan::LanesMma(_) | GpuPlan::LanesWgmma(_))
     }
 }

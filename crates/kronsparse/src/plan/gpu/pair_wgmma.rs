@@ -242,6 +242,9 @@ impl KernelPlan for PairPlan {
             swizzle: Swizzle::Bytes128,
         }]
     }
+    fn waits(&self) -> bool {
+        true
+    }
 }
 
 impl fmt::Display for PairPlan {
