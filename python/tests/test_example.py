@@ -1,5 +1,6 @@
 """The example of a sentence encoder, run on a small model of the same shape with fresh weights."""
 
+import csv
 import json
 import sys
 import zipfile
@@ -19,8 +20,8 @@ def example(monkeypatch):
     import minilm
 
     yield bert, minilm
-    for name in ("bert", "minilm"):
-        sys.modules.pop(name)
+    for name in ("bert", "minilm", "measuring", "texts"):
+        sys.modules.pop(name, None)
 
 
 def write_safetensors(path, state):
@@ -33,7 +34,7 @@ def write_safetensors(path, state):
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def test_the_example_heals_a_small_model(example, tmp_path, capsys):
+def test_the_example_heals_a_small_model(example, tmp_path, capsys, monkeypatch):
     bert, minilm = example
     torch.manual_seed(torch.seed() % 2**31)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", "the", "of", "##s", *"abcdefghijklmnopqrstuvwxyz"]
@@ -63,9 +64,70 @@ def test_the_example_heals_a_small_model(example, tmp_path, capsys):
         for file in ("config.json", "vocab.txt", "model.safetensors"):
             archive.write(tmp_path / file, f"package/model/{file}")
         archive.writestr("package/model/1_Pooling/config.json", "{}")
-    options = "--budgets 0.5 --sentences 60 --layer-steps 15 --steps 15 --length 16 --rate 3e-3 --table".split()
-    ((budget, before, after),) = minilm.main([str(wheel), *options])
-    assert budget == 0.5 and -1 <= before <= 1
+    options = (
+        "--budgets 0.5 --sentences 60 --held-out 40 --batch 16 --layer-steps 15 --steps 15 --length 16 --rate 3e-3"
+    )
+    options = [
+        *options.split(),
+        "--table",
+        "--sources",
+        "topics",
+        "--apart",
+        "json",
+        "--out",
+        str(tmp_path / "curve.csv"),
+    ]
+    (row,) = minilm.main([str(wheel), *options, "--saved", str(tmp_path)])
+    before, after = row["similarity_before"], row["similarity_after"]
+    assert row["budget"] == 0.5 and -1 <= before <= 1 and 0.4 < row["parameters_kept"] <= 0.5
     # A tenth of what was lost, at least, is won back.
     assert 1 - after < 0.9 * (1 - before)
+    # Whole batches are measured.
+    assert (row["learnt_from"], row["held_out"], row["apart"], row["steps"]) == (60, 32, 32, 15)
     assert "12 of 12 layers" in capsys.readouterr().out
+    (written,) = csv.DictReader((tmp_path / "curve.csv").open())
+    assert float(written["similarity_after"]) == after and written["ms_f16"] == ""
+    # What was saved is what was measured, and is not healed again.
+    monkeypatch.setattr(minilm, "healed", None)
+    (again,) = minilm.main([str(wheel), *options, "--saved", str(tmp_path)])
+    assert again["similarity_after"] == pytest.approx(after, abs=1e-6) and again["seconds"] == row["seconds"]
+
+
+def test_batches_are_all_sentences_with_little_padding(example):
+    _, minilm = example
+    tokens = torch.zeros(50, 12, dtype=torch.int64)
+    for row in range(50):
+        tokens[row, : 1 + row % 12] = row + 1
+    data = minilm.Batches(tokens, 4, "cpu")
+    first, second = list(data), list(data)
+    for found in (first, second):
+        assert sorted(batch[at, 0].item() for batch in found for at in range(len(batch))) == list(range(1, 51))
+        assert all((batch != 0).any(0).all() for batch in found)
+    assert [batch.tolist() for batch in first] != [batch.tolist() for batch in second]
+    assert sum(batch.numel() for batch in first) < 0.75 * tokens.numel()
+
+
+def test_nothing_that_is_held_out_is_learnt(example):
+    import texts
+
+    code = "Here x = [1, 2, 3] + (4, 5) ** {6: 7} - 8 / 9."
+    assert list(texts.sentences(f"No. {code} This sentence is long enough,\n  and of words. ")) == [
+        "This sentence is long enough, and of words."
+    ]
+    documents = {
+        f"document {number}": [f"Sentence {at} of document {letter} is here." for at in range(3)] + ["It is the same."]
+        for number, letter in enumerate("abcdefghijklmnop")
+    }
+    learnt, held_out = texts.split(documents, 5, seed=3)
+    known, apart = {texts.plain(s) for s in learnt}, {texts.plain(s) for s in held_out}
+    assert len(apart) == len(held_out) == 5 and not known & apart
+    # Three sentences of a document differ by a digit, and so are one; what all documents say is said once.
+    assert len(known) == len(learnt) <= 17 - 5
+    owners = [{name for name, found in documents.items() if s in found} for s in held_out if "same" not in s]
+    assert all(len(owner) == 1 for owner in owners)
+    with pytest.raises(SystemExit, match="expected more than 18 different sentences"):
+        texts.split(documents, 18)
+    found = texts.documents(["topics", "json"])
+    assert "topics/lambda" in found and "json/decoder.py" in found and all(found.values())
+    with pytest.raises(SystemExit, match="names of installed packages"):
+        texts.documents(["no_such_package"])

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import kronsparse as ks
-from kronsparse.torch import KSLinear, convert, heal, relative_square
+from kronsparse.torch import KSLinear, convert, heal, healing, relative_square
 from torch import nn
 
 
@@ -201,6 +201,68 @@ def test_healing_stops_early_and_keeps_the_best():
     assert all(torch.equal(x, y) for x, y in zip(weights, student.parameters()))
 
 
+def test_a_slow_but_steady_gain_is_no_reason_to_stop():
+    teacher = nn.Sequential(nn.Linear(4, 4))
+    student = copy.deepcopy(teacher)
+    convert(student, {"0": "(1,4,4,1)"})
+    # Half a per cent less at each evaluation: never one per cent from one to the next, but within two.
+    calls = []
+
+    def loss(found, _):
+        calls.append(1)
+        return 0.995 ** (len(calls) // 2) + 0 * found.sum()
+
+    (phase,) = heal(
+        student,
+        teacher,
+        [torch.randn(2, 4)],
+        layer_steps=0,
+        steps=30,
+        loss=loss,
+        evaluate_every=2,
+        patience=3,
+        progress=False,
+    ).phases
+    assert phase.steps == 30 and not phase.stopped_early and phase.best < 0.95
+
+
+def test_healing_ends_in_time_with_the_rate_at_zero(monkeypatch):
+    teacher = nn.Sequential(nn.Linear(16, 16))
+    student = copy.deepcopy(teacher)
+    convert(student, {"0": "monarch:4,4"})
+    # A clock of which each look takes a second.
+    clock = iter(range(10**6))
+    monkeypatch.setattr(healing.time, "perf_counter", lambda: float(next(clock)))
+    rates = []
+
+    class Adam(torch.optim.Adam):
+        def step(self, *arguments):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*arguments)
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    names = []
+    (phase,) = heal(
+        student,
+        teacher,
+        [torch.randn(8, 16)],
+        layer_steps=0,
+        steps=10**6,
+        seconds=400,
+        rate=1e-2,
+        evaluate_every=10**6,
+        parameters="0.factors.?",
+        progress=lambda *state: names.append(state[0]),
+    ).phases
+    # A warm-up of a hundred steps, then down to nothing within the seconds.
+    assert phase.steps == len(rates) == len(names) == 400 and not phase.stopped_early
+    assert rates[0] == pytest.approx(1e-4) and rates[99] == pytest.approx(1e-2) and max(rates) == rates[99]
+    assert all(x >= y for x, y in zip(rates[99:], rates[100:])) and rates[-1] == 0
+    # The bias was not among those that were named.
+    assert torch.equal(student[0].bias, teacher[0].bias)
+    assert phase.history[-1][0] == 400
+
+
 def test_healing_refuses_what_it_cannot_do():
     teacher = nn.Sequential(nn.Linear(16, 16))
     student = copy.deepcopy(teacher)
@@ -209,8 +271,10 @@ def test_healing_refuses_what_it_cannot_do():
     convert(student, {"0": "monarch:4,4"})
     with pytest.raises(ValueError, match="expected batches, found none"):
         heal(student, teacher, [], progress=False)
-    with pytest.raises(ValueError, match="'chains' or 'all', found 'some'"):
-        heal(student, teacher, [torch.randn(2, 16)], parameters="some")
+    with pytest.raises(ValueError, match="expected 'chains' or names of parameters, found 'some.*', which names none"):
+        heal(student, teacher, [torch.randn(2, 16)], parameters="some.*")
+    with pytest.raises(ValueError, match="seconds: expected a positive number, found 0"):
+        heal(student, teacher, [torch.randn(2, 16)], seconds=0)
     with pytest.raises(RuntimeError, match="the loss at step 1 is nan"):
         heal(student, teacher, [torch.full((2, 16), math.nan)], progress=False)
     with pytest.raises(TypeError, match="give a loss of your own"):

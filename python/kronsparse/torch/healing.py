@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ def heal(
     held_out: Sequence[Any] = (),
     layer_steps: int = 200,
     steps: int = 500,
+    seconds: float = math.inf,
     layer_rate: float = 1e-3,
     rate: float = 3e-4,
     parameters: str = "chains",
@@ -84,24 +86,35 @@ def heal(
 
     First layer by layer, ``layer_steps`` steps: every ``KSLinear`` whose name is a linear layer's in ``teacher`` is fed
     what that layer is fed there, and learns its outputs (mean of the relative squared errors); all at once. Then as a
-    whole, ``steps`` steps: the model's outputs learn the teacher's by ``loss(student, teacher)``. Adam with a warm-up
-    and a cosine decay to zero.
+    whole, ``steps`` steps or for so many ``seconds``, whichever ends first: the model's outputs learn the teacher's by
+    ``loss(student, teacher)``. Adam with a warm-up and a cosine decay to zero at the end, wherever it comes.
 
     ``data`` gives batches and is begun again when it ends, so it must not be a generator. ``forward(model, batch)``
-    calls a model; without it a mapping becomes keyword arguments, a tuple or a list positional ones. ``parameters`` of
-    the second phase: ``chains`` (factors and biases of all ``KSLinear``) or ``all``. Every ``evaluate_every`` steps the
-    loss on ``held_out`` batches (without any: of the training since) is noted; after ``patience`` of them without a
-    gain of one per cent the phase ends. The best weights seen are kept. ``progress`` is True for a bar on stderr, or a
-    function of phase, step, steps, loss.
+    calls a model; without it a mapping becomes keyword arguments, a tuple or a list positional ones. It may return more
+    than the model does, hidden states for example, if ``loss`` takes them, and may call it under ``torch.autocast``.
+    ``parameters`` of the second phase: ``chains`` (factors and biases of all ``KSLinear``), or names as in
+    ``named_parameters`` with ``*`` and ``?`` (``"encoder.*"`` leaves embeddings alone; ``"*"`` is all).
+
+    Every ``evaluate_every`` steps the loss on ``held_out`` batches (without any: of the training since) is noted; after
+    ``patience`` of them in which it has not gained one per cent the phase ends. The best weights seen are kept.
+    ``progress`` is True for a bar on stderr, or a function of phase, step, steps, loss.
 
     ValueError if there is nothing to learn from or nothing to train; RuntimeError if a loss is not finite.
     """
-    if parameters not in ("chains", "all"):
-        raise ValueError(f"parameters: expected 'chains' or 'all', found {parameters!r}")
     call = forward or _call
     layers = {name: module for name, module in model.named_modules() if isinstance(module, KSLinear)}
     if not layers:
         raise ValueError("model: expected at least one KSLinear, found none; convert it first")
+    if parameters == "chains":
+        chosen = [p for layer in layers.values() for p in layer.parameters()]
+    else:
+        chosen = [p for name, p in model.named_parameters() if fnmatchcase(name, parameters)]
+    if not chosen:
+        raise ValueError(
+            f"parameters: expected 'chains' or names of parameters, found {parameters!r}, which names none"
+        )
+    if not seconds > 0:
+        raise ValueError(f"seconds: expected a positive number, found {seconds}")
     report = _reporter(progress)
     modes = [(module, module.training) for root in (model, teacher) for module in root.modules()]
     wishes = [(p, p.requires_grad) for root in (model, teacher) for p in root.parameters()]
@@ -113,35 +126,19 @@ def heal(
         if layer_steps > 0:
             pairs = _pairs(layers, teacher)
             if pairs:
-                chosen = [p for name in pairs for p in layers[name].parameters()]
+                narrow = [p for name in pairs for p in layers[name].parameters()]
                 work = _LayerWise(teacher, layers, pairs, call)
-                phases.append(
-                    _train(
-                        "layer by layer",
-                        model,
-                        chosen,
-                        data,
-                        held_out,
-                        work,
-                        layer_steps,
-                        layer_rate,
-                        evaluate_every,
-                        patience,
-                        report,
-                    )
-                )
+                limits = _Limits(layer_steps, math.inf, layer_rate, evaluate_every, patience)
+                phases.append(_train("layer by layer", model, narrow, data, held_out, work, limits, report))
         if steps > 0:
-            chains = [p for layer in layers.values() for p in layer.parameters()]
-            chosen = chains if parameters == "chains" else list(model.parameters())
 
             def work(batch: Any) -> Tensor:
                 with torch.no_grad():
                     expected = call(teacher, batch)
                 return loss(call(model, batch), expected)
 
-            phases.append(
-                _train("as a whole", model, chosen, data, held_out, work, steps, rate, evaluate_every, patience, report)
-            )
+            limits = _Limits(steps, seconds, rate, evaluate_every, patience)
+            phases.append(_train("as a whole", model, chosen, data, held_out, work, limits, report))
         return Healing(phases)
     finally:
         for module, training in modes:
@@ -161,12 +158,11 @@ class _LayerWise:
 
         def listen(layer: KSLinear) -> Any:
             def hook(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-                with torch.enable_grad() if grad else torch.no_grad():
+                with torch.enable_grad():
                     losses.append(relative_square(layer(inputs[0].detach()), output.detach()))
 
             return hook
 
-        grad = torch.is_grad_enabled()
         hooks = [self.pairs[name].register_forward_hook(listen(self.layers[name])) for name in self.pairs]
         try:
             with torch.no_grad():
@@ -190,6 +186,26 @@ def _pairs(layers: dict[str, KSLinear], teacher: nn.Module) -> dict[str, nn.Line
     return pairs
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """When a phase ends, and how fast it learns until then."""
+
+    steps: int
+    seconds: float
+    rate: float
+    #: Steps from one evaluation to the next, and how many without a gain end the phase.
+    every: int
+    patience: int
+
+    def rate_at(self, step: int, elapsed: float) -> float:
+        """Of a step, the first being 0, that begins after so many seconds."""
+        warm = max(1, min(self.steps // 10, 100))
+        if step < warm:
+            return self.rate * (step + 1) / warm
+        done = max((step - warm) / max(1, self.steps - warm), elapsed / self.seconds)
+        return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
 def _train(
     name: str,
     model: nn.Module,
@@ -197,10 +213,7 @@ def _train(
     data: Iterable[Any],
     held_out: Sequence[Any],
     work: Callable[[Any], Tensor],
-    steps: int,
-    rate: float,
-    every: int,
-    patience: int,
+    limits: _Limits,
     report: Callable[[str, int, int, float], None],
 ) -> Phase:
     phase, start = Phase(name), time.perf_counter()
@@ -208,30 +221,28 @@ def _train(
         parameter.requires_grad_(False)
     for parameter in chosen:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(chosen, lr=rate)
-    warm = max(1, min(steps // 10, 100))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    optimizer = torch.optim.Adam(chosen, lr=limits.rate)
 
     def evaluate(recent: list[float]) -> float:
         if not held_out:
             return sum(recent) / len(recent)
-        with torch.no_grad():
+        # With gradients, which are not used: without, chains on a GPU would be packed anew for a few batches.
+        with torch.enable_grad():
             return sum(work(batch).item() for batch in held_out) / len(held_out)
 
     # The best weights, of the parameters that are trained.
-    best, kept, since = math.inf, [p.detach().clone() for p in chosen], 0
+    best, kept = math.inf, [p.detach().clone() for p in chosen]
     if held_out:
         best = evaluate([])
         phase.history.append((0, best))
+    # The loss from which a gain is counted, and evaluations since it was seen.
+    mark, since = best, 0
     recent: list[float] = []
     batches = _endless(data)
-    for step in range(1, steps + 1):
+    for step in range(1, limits.steps + 1):
+        elapsed = time.perf_counter() - start
+        for group in optimizer.param_groups:
+            group["lr"] = limits.rate_at(step - 1, elapsed)
         optimizer.zero_grad(set_to_none=True)
         value = work(next(batches))
         number = value.item()
@@ -240,20 +251,21 @@ def _train(
         value.backward()
         nn.utils.clip_grad_norm_(chosen, 1.0)
         optimizer.step()
-        schedule.step()
         recent.append(number)
         phase.steps = step
-        report(name, step, steps, number)
-        if step % every == 0 or step == steps:
+        report(name, step, limits.steps, number)
+        is_last = step == limits.steps or elapsed >= limits.seconds
+        if step % limits.every == 0 or is_last:
             found = evaluate(recent)
             phase.history.append((step, found))
             recent = []
-            gained = found < 0.99 * best
             if found < best:
                 best, kept = found, [p.detach().clone() for p in chosen]
-            since = 0 if gained else since + 1
-            if since >= patience:
-                phase.stopped_early = step < steps
+            mark, since = (found, 0) if found < 0.99 * mark else (mark, since + 1)
+            if is_last:
+                break
+            if since >= limits.patience:
+                phase.stopped_early = True
                 break
     with torch.no_grad():
         for parameter, values in zip(chosen, kept):
@@ -262,7 +274,7 @@ def _train(
     return phase
 
 
-def _endless(data: Iterable[Any]) -> Iterable[Any]:
+def _endless(data: Iterable[Any]) -> Iterator[Any]:
     while True:
         empty = True
         for batch in data:
