@@ -73,13 +73,18 @@ pub struct Step {
     pub arguments: String,
 }
 
+impl Step {
+    /// The name without template arguments, which can be long.
+    fn short(&self) -> String {
+        if self.arguments.starts_with("threads=") { self.to_string() } else { self.name.clone() }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)?;
-        match (self.arguments.as_str(), self.count) {
-            ("", _) => Ok(()),
-            (arguments, _) if arguments.starts_with("threads=") => write!(f, " {arguments}"),
-            (arguments, _) => write!(f, "<{arguments}>"),
+        match self.arguments.as_str() {
+            "" => f.write_str(&self.name),
+            arguments => write!(f, "{} {arguments}", self.name),
         }
     }
 }
@@ -99,7 +104,7 @@ pub struct Measured {
 impl Measured {
     /// The names of the steps.
     pub fn name(&self) -> String {
-        self.steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>().join(" + ")
+        self.steps.iter().map(Step::short).collect::<Vec<_>>().join(" + ")
     }
 
     fn check(&self) -> std::result::Result<(), String> {

@@ -161,7 +161,7 @@ fn what_is_not_offered_is_refused_with_a_sentence() {
         [Step::kernel(Cut { at: 1, count: 1 }, wgmma), Step::algorithm(Cut { at: 0, count: 1 }, Algorithm::PermuteBmm)];
     assert!(find(&ways, &problem, &machine, LIMIT).is_ok());
     let unaligned = ChainProblem { aligned: false, ..problem };
-    assert!(refused(&ways, &unaligned, LIMIT).starts_with("lanes_wgmma<"));
+    assert!(refused(&ways, &unaligned, LIMIT).starts_with("lanes_wgmma ks::"));
 }
 
 fn timed(steps: &[Step], seconds: f64) -> Measured {
