@@ -84,9 +84,15 @@ pub(crate) struct TuneArgs {
     json: bool,
 }
 
+/// Reasons of failures that a message has at most.
+const SHOWN: usize = 3;
+
 pub(crate) fn run(args: &TuneArgs) -> Result<()> {
     if !(args.seconds >= 0.0 && args.seconds <= 3600.0) {
         bail!("--seconds {}: expected 0 to 3600 seconds", args.seconds);
+    }
+    if args.threads != 0 && args.device != Device::Cpu {
+        bail!("--threads {}: says something about a CPU only; leave it out, or add --device cpu", args.threads);
     }
     let problems = problems::all(args)?;
     let bench = measure::Bench::open(args)?;
@@ -123,7 +129,11 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
     }
     match failures.len() {
         0 => Ok(()),
-        count => bail!("{count} of {} problems could not be measured: {}", problems.len(), failures.join("; ")),
+        count => {
+            let more = if count > SHOWN { "; …" } else { "" };
+            failures.truncate(SHOWN);
+            bail!("{count} of {} problems could not be measured: {}{more}", problems.len(), failures.join("; "))
+        }
     }
 }
 

@@ -116,6 +116,7 @@ fn mistakes_are_one_sentence_and_leave_nothing_behind() {
         (&["(1,3,3,1)", "--dtype", "f32", "--join", "gate"], &["3"]),
         (&[chain, "--dtype", "c64", "--device", "cuda:0"], &["complex chains run on the CPU"]),
         (&[chain, "--dtype", "f32", "--seconds", "-1"], &["seconds"]),
+        (&[chain, "--dtype", "f32", "--device", "cuda:0", "--threads", "2"], &["--threads 2", "CPU only"]),
         (&[chain, "--dtype", "f32", "--patterns", "1,2,2,1"], &["cannot be used with"]),
         (&["none.safetensors"], &["none.safetensors"]),
     ] {
@@ -147,7 +148,7 @@ fn a_place_that_cannot_be_written_to_is_one_sentence() {
         let args = ["tune", "(1,2,2,1)", "--dtype", "f32", "--store", store];
         sandbox.refuse(&[&args[..], &QUICK].concat(), words);
     };
-    tune("file/t.txt", &["file/t.txt", "cannot make the folder of"]);
+    tune("file/t.txt", &["file: cannot make the folder: "]);
     tune("file", &["no tuning store", "found `not a store`", "name another file"]);
     tune(".", &["no tuning store", "expected a regular file"]);
     if cfg!(target_os = "linux") {

@@ -6,7 +6,7 @@ use super::operator::{Operator, Options};
 use super::scratch::Scratch;
 use super::simd::Isa;
 use super::tuned::step;
-use crate::measure::{Evictor, Stopwatch, median};
+use crate::measure::{Evictor, Stopwatch, Summary, median};
 use crate::plan::gpu::ChainProblem;
 use crate::plan::{Algorithm, Join, Layout};
 use crate::tune::{Machine, Measured, Record, Tuning};
@@ -35,7 +35,7 @@ struct Contender<T: Scalar> {
 /// Runs every algorithm of [`Algorithm::on_cpu`], and the fused one also on fewer threads, on `n` random vectors in `layout`, and says
 /// which is the fastest with these `options`, whose algorithm does not matter. With `cold` caches a large buffer is read before each
 /// sample. Takes about `seconds` for each way that is not much slower than the fastest; ways are sampled in turn, so that a machine that
-/// slows down slows all of them. [`Store::append`](crate::tune::Store::append) keeps the result.
+/// slows down slows all of them; where their samples overlap too much, the fused algorithm on all threads is kept. [`Store::append`](crate::tune::Store::append) keeps the result.
 ///
 /// Errors: as [`Operator::new`]; no vectors; arrays that are too large to count.
 pub fn tune<T: Scalar>(
@@ -124,7 +124,9 @@ pub fn tune<T: Scalar>(
         samples: way.samples.len(),
     };
     let all: Vec<Measured> = contenders.iter().map(measured).collect();
-    let fastest = all.iter().min_by(|x, y| x.seconds.total_cmp(&y.seconds)).expect("fused is always there").clone();
+    let least = (0..all.len()).min_by(|&x, &y| all[x].seconds.total_cmp(&all[y].seconds)).unwrap_or(0);
+    let faster = is_clear(&contenders[least].samples, &contenders[0].samples);
+    let fastest = all[if faster { least } else { 0 }].clone();
     let problem = ChainProblem {
         bias: options.bias.is_some(),
         activation: options.activation,
@@ -134,6 +136,13 @@ pub fn tune<T: Scalar>(
     let machine = Machine::cpu(options.isa.unwrap_or_else(Isa::detect), threads);
     let caches = if cold { "cold" } else { "warm" };
     Ok(Record::new(machine, problem, caches, all[0].clone(), fastest, all))
+}
+
+/// Whether a way is faster than the usual one beyond what the samples scatter: three quarters of its samples take less time than three
+/// quarters of the other's.
+fn is_clear(samples: &[f64], usual: &[f64]) -> bool {
+    let both = Summary::of(samples).zip(Summary::of(usual));
+    both.is_some_and(|(way, usual)| way.q3 < usual.q1)
 }
 
 /// The usual way first: every algorithm, and the fused one on half of the threads and on one, where these are fewer.
@@ -169,4 +178,23 @@ fn random<T: Scalar>(count: usize) -> Vec<T> {
         (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     };
     (0..count).map(|_| T::narrow(T::Wide::from_parts(next(), next()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_scatters_as_much_as_it_gains_is_no_gain() {
+        let usual = [10.0, 11.0, 12.0, 13.0, 14.0];
+        assert!(is_clear(&[8.0, 9.0, 9.5, 10.0, 30.0], &usual));
+        assert!(!is_clear(&[8.0, 9.0, 9.5, 11.0, 11.0], &usual));
+        assert!(!is_clear(&usual, &usual) && !is_clear(&[], &usual));
+    }
+
+    #[test]
+    fn fewer_threads_are_tried_where_there_are_fewer() {
+        let threads = |all: usize| -> Vec<usize> { ways(all).into_iter().filter_map(|(_, threads)| threads).collect() };
+        assert_eq!([1, 2, 3, 8].map(threads), [vec![], vec![1], vec![1], vec![4, 1]]);
+    }
 }

@@ -47,7 +47,7 @@ impl Store {
     /// Errors: as [`Store::read`]; the folder cannot be written to, or the disk is full.
     pub fn open(path: &Path) -> Result<Store> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            make_private(folder).map_err(fail(path, "make the folder of"))?;
+            make_private(folder).map_err(fail(folder, "make the folder"))?;
         }
         let mut file = locked(path)?;
         let parsed = parse(path, &read_all(path, &mut file)?)?;

@@ -234,7 +234,7 @@ fn foreign_files_are_refused_with_what_was_expected_and_what_to_do() {
     let text = Store::read(&folder.path().join("none")).unwrap_err().to_string();
     assert!(text.contains("none: cannot open"), "{text}");
     let text = Store::open(&path.join("below/a/file")).unwrap_err().to_string();
-    assert!(text.contains("cannot make the folder of"), "{text}");
+    assert!(text.contains("cannot make the folder: "), "{text}");
 }
 
 #[test]
