@@ -115,7 +115,7 @@ fn mistakes_are_one_sentence_and_leave_nothing_behind() {
         (&[chain, "--dtype", "f32", "-n", "0"], &["0"]),
         (&["(1,3,3,1)", "--dtype", "f32", "--join", "gate"], &["3"]),
         (&[chain, "--dtype", "c64", "--device", "cuda:0"], &["complex chains run on the CPU"]),
-        (&[chain, "--dtype", "f32", "--seconds", "-1"], &["seconds"]),
+        (&[chain, "--dtype", "f32", "--seconds=-1"], &["seconds"]),
         (&[chain, "--dtype", "f32", "--device", "cuda:0", "--threads", "2"], &["--threads 2", "CPU only"]),
         (&[chain, "--dtype", "f32", "--patterns", "1,2,2,1"], &["cannot be used with"]),
         (&["none.safetensors"], &["none.safetensors"]),
