@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod progress;
 mod table;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ enum Command {
     Bench(bench::Args),
     Plan(plan::PlanArgs),
     Advise(advise::AdviseArgs),
+    Tune(tune::TuneArgs),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Advise(args) => advise::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| refuse(&error)),
     };
     match done {

@@ -100,6 +100,7 @@ impl Visit for Multiply<'_> {
             ..Options::default()
         };
         let operator = Operator::new(&chain, options)?;
+        let used = operator.algorithm(n, layout);
         let start = Instant::now();
         let y = operator.multiply(&x, n, layout)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -120,6 +121,7 @@ impl Visit for Multiply<'_> {
                 "bias_added": bias_added,
                 "activation": args.activation.name(),
                 "algorithm": args.algorithm.name(),
+                "algorithm_used": used.name(),
                 "seconds": json_number(seconds),
                 "flops_per_second": json_number(rate),
             }));
@@ -138,7 +140,7 @@ impl Visit for Multiply<'_> {
             if args.transpose { " (transposed)" } else { "" },
             args.activation,
             seconds_text(seconds),
-            args.algorithm,
+            used,
             rate / 1e9,
         ))
     }

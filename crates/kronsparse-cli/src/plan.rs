@@ -130,7 +130,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
 }
 
 /// The chain that the flags name.
-fn resolve(spec: &ChainSpec, shape: Option<&[usize]>) -> Result<ChainPattern> {
+pub(crate) fn resolve(spec: &ChainSpec, shape: Option<&[usize]>) -> Result<ChainPattern> {
     Ok(match (spec, shape) {
         (spec, Some(&[rows, cols])) => spec.resolve(rows, cols)?,
         (_, Some(other)) => bail!("--shape takes two numbers ROWS,COLS, found {}", other.len()),

@@ -169,3 +169,8 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Text out of a file as a part of a message: no line breaks or terminal codes, of bounded length.
+pub(crate) fn in_one_line(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

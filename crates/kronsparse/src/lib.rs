@@ -10,6 +10,7 @@
 //! 3. [`cpu`]: the engine that always works. [`cpu::Operator`] packs the weights once and multiplies many times.
 //!    [`cuda`]: the engine on NVIDIA GPUs, whose driver and libraries are looked for at run time.
 //! 4. [`measure`]: how long it takes. Clock, statistics, the machine's ceilings, cold caches.
+//!    [`tune`]: which way was the fastest, kept in a file for later calls on the same machine.
 //!
 //! Beside them: [`factorize`] (dense matrix → chain), [`transform`] (Hadamard, DFT, DCT as chains), [`io`] (safetensors,
 //! npy, npz), [`convert`] (a model's linear weights → chains), [`advise`] (whether chains pay for a shape or a model, and which)
@@ -28,6 +29,7 @@ pub mod plan;
 pub mod reference;
 pub mod scalar;
 pub mod transform;
+pub mod tune;
 
 pub use error::{Error, Result};
 pub use pattern::{Chain, ChainPattern, ChainSpec, Factor, Layer, Matrix, Pattern};

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::cpu::{self, Isa};
-use crate::measure::{CacheLevel, Evictor, Stopwatch, caches, copy_bandwidth, peak_flops};
+use crate::error::in_one_line;
+use crate::io::make_private;
+use crate::measure::{CacheLevel, Evictor, Stopwatch, caches, copy_bandwidth, cpu_name, peak_flops};
 use crate::{DType, Error, Result};
 
 const FORMAT: &str = "kronsparse calibration";
@@ -48,11 +50,9 @@ impl CpuDescription {
     pub fn detect() -> CpuDescription {
         let (isa, threads) = (Isa::detect(), rayon::current_num_threads());
         let machine = cpu::machine(isa, threads);
-        let told = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let name = told.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         CpuDescription {
             platform: format!("{} {}", std::env::consts::ARCH, std::env::consts::OS),
-            cpu: name.map_or("unknown", |(_, name)| name.trim()).to_owned(),
+            cpu: cpu_name().to_owned(),
             isa: isa.name().into(),
             threads,
             vector_bytes: machine.vector_bytes,
@@ -245,7 +245,7 @@ impl Calibration {
             return Err(fail(std::io::ErrorKind::IsADirectory.into()));
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        make_folder(folder).map_err(fail)?;
+        make_private(folder).map_err(fail)?;
         tempfile::Builder::new().prefix(".calibration").tempfile_in(folder).map_err(fail)
     }
 
@@ -275,11 +275,6 @@ impl Calibration {
     }
 }
 
-/// Text out of a file as a part of a message: no line breaks or terminal codes, of bounded length.
-fn in_one_line(text: &str) -> String {
-    text.chars().take(200).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
 /// Bytes per second, read and written, of copying `bytes` bytes within each thread's own cache; the sum over all threads,
 /// each at its best within about `seconds`.
 fn cache_bandwidth(bytes: usize, seconds: f64) -> f64 {
@@ -301,27 +296,6 @@ fn cache_bandwidth(bytes: usize, seconds: f64) -> f64 {
         8.0 * 16.0 * source.len() as f64 / best.max(1e-9)
     };
     rayon::broadcast(rate).into_iter().sum()
-}
-
-/// As the cache of compiled kernels makes its folder, which refuses one that others can write.
-#[cfg(unix)]
-fn make_folder(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if folder.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = folder.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match fs::DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        other => other,
-    }
-}
-
-#[cfg(not(unix))]
-fn make_folder(folder: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(folder)
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use super::narrow;
 use super::panel::{Epilogue, View};
 use super::scratch::Scratch;
 use super::simd::Isa;
+use super::tuned::Tuned;
+use crate::plan::gpu::ChainProblem;
 use crate::plan::{Activation, Algorithm, Join, Layout, Problem, Tile};
+use crate::tune::Tuning;
 use crate::{Chain, ChainPattern, Error, Result, Scalar};
 
 /// Less work than this per thread, some ten microseconds, is not worth waking one up: floating-point operations, or bytes
@@ -25,18 +28,20 @@ pub struct Options<T> {
     pub activation: Activation,
     /// What the activated outputs are joined with, in a pass over them. Real element types only, but for [`Join::None`].
     pub join: Join,
-    /// Which algorithm; [`Algorithm::Auto`] lets the planner choose.
+    /// Which algorithm. [`Algorithm::Auto`]: what was the fastest when it was measured, or [`Algorithm::Fused`].
     pub algorithm: Algorithm,
     /// How many threads at most; 0 means all of rayon's current pool.
     pub threads: usize,
     /// Which instruction set; `None` means the widest that this machine has.
     pub isa: Option<Isa>,
+    /// Where [`Algorithm::Auto`] looks for what was measured.
+    pub tuning: Tuning,
 }
 
 impl<T> Default for Options<T> {
     fn default() -> Self {
         let (activation, join, algorithm) = (Activation::None, Join::None, Algorithm::Auto);
-        Options { bias: None, activation, join, algorithm, threads: 0, isa: None }
+        Options { bias: None, activation, join, algorithm, threads: 0, isa: None, tuning: Tuning::OfUser }
     }
 }
 
@@ -57,6 +62,10 @@ impl<T> Default for Options<T> {
 pub struct Operator<T: Element> {
     pattern: ChainPattern,
     engine: Engine<T>,
+    /// Other engines for numbers of vectors with which they were measured to be faster.
+    tuned: Tuned<Engine<T>>,
+    /// What [`Operator::engine`] is.
+    algorithm: Algorithm,
     /// What follows the engine's activation: the join, the activation of a gate.
     join: (Join, Activation),
     outputs: usize,
@@ -70,13 +79,38 @@ enum Engine<T: Element> {
     Classic(ClassicChain<T::Compute>),
 }
 
+impl<T: Scalar> Engine<T> {
+    fn new(
+        chain: &Chain<T>,
+        bias: Option<&[T]>,
+        activation: Activation,
+        algorithm: Algorithm,
+        isa: Isa,
+    ) -> Result<Engine<T>> {
+        Ok(match algorithm {
+            Algorithm::Auto | Algorithm::Fused => {
+                let bias = bias.map(|bias| bias.iter().map(|b| b.planes()).collect());
+                Engine::Fused(FusedChain::new(chain, Epilogue { bias, activation }, isa))
+            }
+            other => {
+                let bias = bias.map(|bias| bias.iter().map(|b| b.widen_compute()).collect());
+                Engine::Classic(ClassicChain::new(chain, bias, activation, other)?)
+            }
+        })
+    }
+}
+
 impl<T: Scalar> Operator<T> {
     /// Checks the options and packs the weights.
     ///
     /// Errors: a bias of another length than the rows, a gate where these do not come in twos, an activation or a join on complex numbers, an instruction set that this
-    /// machine lacks, a comparison algorithm whose copy of the weights would exceed 4 GiB, or one that only a GPU has.
+    /// machine lacks, a comparison algorithm whose copy of the weights would exceed 4 GiB, one that only a GPU has, or a file that
+    /// `KRONSPARSE_TUNING` names and that cannot be read.
+    ///
+    /// [`Algorithm::Auto`] looks here for what was measured; every other algorithm that was the fastest for some number of vectors
+    /// gets its own copy of the weights.
     pub fn new(chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
-        let Options { bias, activation, join, algorithm, threads, isa } = options;
+        let Options { bias, activation, join, algorithm, threads, isa, tuning } = options;
         let outputs = join.outputs(chain.rows())?;
         if let Some(bias) = &bias
             && bias.len() != chain.rows()
@@ -114,17 +148,23 @@ impl<T: Scalar> Operator<T> {
                 ),
             });
         }
-        let engine = match algorithm {
-            Algorithm::Auto | Algorithm::Fused => {
-                let bias = bias.map(|bias| bias.iter().map(|b| b.planes()).collect());
-                Engine::Fused(FusedChain::new(chain, Epilogue { bias, activation }, isa))
-            }
-            other => {
-                let bias = bias.map(|bias| bias.iter().map(|b| b.widen_compute()).collect());
-                Engine::Classic(ClassicChain::new(chain, bias, activation, other)?)
-            }
-        };
-        Ok(Operator { pattern: chain.pattern().clone(), engine, join: (join, of_gate), outputs, isa, threads })
+        let make = |algorithm| Engine::new(chain, bias.as_deref(), activation, algorithm, isa);
+        let engine = make(algorithm)?;
+        let mut tuned = Tuned::default();
+        if algorithm == Algorithm::Auto {
+            let given = if join == Join::Gate { of_gate } else { activation };
+            let problem = ChainProblem {
+                bias: bias.is_some(),
+                activation: given,
+                join,
+                ..ChainProblem::new(chain.pattern().clone(), T::DTYPE, Layout::BatchFirst, 0)
+            };
+            let all = if threads == 0 { rayon::current_num_threads() } else { threads };
+            tuned = Tuned::new(tuning.find()?, &problem, isa, all, make);
+        }
+        let algorithm = if algorithm == Algorithm::Auto { Algorithm::Fused } else { algorithm };
+        let (pattern, join) = (chain.pattern().clone(), (join, of_gate));
+        Ok(Operator { pattern, engine, tuned, algorithm, join, outputs, isa, threads })
     }
 
     /// Size of an output vector: the rows of the chain, or half as many for [`Join::Gate`].
@@ -149,13 +189,24 @@ impl<T: Scalar> Operator<T> {
         }
     }
 
+    /// The engine for `n` vectors, and on how many threads.
+    fn way(&self, n: usize, layout: Layout) -> (&Engine<T>, usize) {
+        match self.tuned.way(n, layout) {
+            Some(choice) => {
+                (self.tuned.engine(choice).unwrap_or(&self.engine), choice.threads.unwrap_or_else(|| self.threads()))
+            }
+            None => (&self.engine, self.threads()),
+        }
+    }
+
     fn engine_scratch(&self, n: usize, layout: Layout) -> usize {
-        match &self.engine {
+        let (engine, threads) = self.way(n, layout);
+        match engine {
             Engine::Fused(chain) if Self::is_narrow(n) => narrow::scratch(chain, n) * size_of::<T::Real>(),
             Engine::Fused(chain) => {
-                let tile = self.tile(n, layout);
+                let tile = self.tile(n, layout, threads);
                 let work = Work::<T>::items_of(chain, &tile);
-                self.workers(work, n) * chain.scratch(&tile).bytes::<T::Real>()
+                self.workers(work, n, threads) * chain.scratch(&tile).bytes::<T::Real>()
             }
             Engine::Classic(chain) => chain.scratch(n, Self::converts()).saturating_mul(size_of::<T::Compute>()),
         }
@@ -236,18 +287,19 @@ impl<T: Scalar> Operator<T> {
     /// The chain with bias and activation: lengths are checked, `n` is at least 1, `buffer` is as large as the engine needs.
     fn multiply_into(&self, x: &[T], y: &mut [T], n: usize, layout: Layout, buffer: &mut [T::Real]) {
         let (rows, cols) = (self.pattern.rows(), self.pattern.cols());
-        match &self.engine {
+        let (engine, threads) = self.way(n, layout);
+        match engine {
             Engine::Fused(chain) if Self::is_narrow(n) => {
                 let buffer = &mut buffer[..narrow::scratch(chain, n)];
                 let y = View { data: y.as_mut_ptr(), n, features: rows, layout, stream: false };
-                narrow::multiply(chain, x, y, self.threads(), buffer);
+                narrow::multiply(chain, x, y, threads, buffer);
             }
             Engine::Fused(chain) => {
-                let tile = self.tile(n, layout);
+                let tile = self.tile(n, layout, threads);
                 let x = View { data: x.as_ptr().cast_mut(), n, features: cols, layout, stream: false };
                 let y = View { data: y.as_mut_ptr(), n, features: rows, layout, stream: tile.stream };
                 let work = Work::new(chain, &tile, x, y);
-                let workers = self.workers(work.items(), n);
+                let workers = self.workers(work.items(), n, threads);
                 let bytes = chain.scratch(&tile).bytes::<T::Real>();
                 let mut buffers = buffer.chunks_exact_mut((bytes / size_of::<T::Real>()).max(1));
                 if workers == 1 {
@@ -261,7 +313,7 @@ impl<T: Scalar> Operator<T> {
                 }
             }
             Engine::Classic(chain) => {
-                chain.multiply(x, y, n, layout, self.threads(), bytemuck::cast_slice_mut(buffer));
+                chain.multiply(x, y, n, layout, threads, bytemuck::cast_slice_mut(buffer));
             }
         }
     }
@@ -283,9 +335,21 @@ impl<T: Scalar> Operator<T> {
         Ok(y)
     }
 
-    fn tile(&self, batch: usize, layout: Layout) -> Tile {
+    /// The algorithm for `n` vectors in `layout`; never [`Algorithm::Auto`].
+    pub fn algorithm(&self, n: usize, layout: Layout) -> Algorithm {
+        self.tuned.way(n, layout).map_or(self.algorithm, |choice| choice.algorithm)
+    }
+
+    /// How `n` vectors in `layout` are multiplied, in words, with what was measured of it.
+    pub fn explain(&self, n: usize, layout: Layout) -> String {
+        let ((_, threads), algorithm) = (self.way(n, layout), self.algorithm(n, layout));
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("{algorithm} on up to {threads} thread{plural}{}", self.tuned.why(n, layout))
+    }
+
+    fn tile(&self, batch: usize, layout: Layout, threads: usize) -> Tile {
         let problem = Problem { chain: self.pattern.clone(), dtype: T::DTYPE, batch, layout };
-        let machine = super::machine(self.isa, self.threads());
+        let machine = super::machine(self.isa, threads);
         Tile::new(&problem, &machine, size_of::<T::Real>(), T::PLANES)
     }
 
@@ -293,10 +357,10 @@ impl<T: Scalar> Operator<T> {
         if self.threads == 0 { rayon::current_num_threads() } else { self.threads }
     }
 
-    /// How many threads share so many items of `n` vectors.
-    fn workers(&self, items: usize, n: usize) -> usize {
+    /// How many of so many threads share so many items of `n` vectors.
+    fn workers(&self, items: usize, n: usize, threads: usize) -> usize {
         let work = self.pattern.flops(n).max(WORK_PER_BYTE * self.pattern.bytes(n, size_of::<T>()));
-        self.threads().min(items).min((work / WORK_PER_THREAD) as usize).max(1)
+        threads.min(items).min((work / WORK_PER_THREAD) as usize).max(1)
     }
 
     fn is_narrow(n: usize) -> bool {

@@ -14,6 +14,7 @@ use super::timing::Caches;
 use super::vendor::Trial;
 use crate::plan::gpu::{ChainPlan, Choice, Cut, FusedPlan, Ranked, WITHIN, cuts, promising};
 use crate::plan::{Algorithm, Join, Layout};
+use crate::tune::Record;
 use crate::{Error, Result, Scalar};
 
 impl<T: Scalar> Operator<T> {
@@ -23,8 +24,19 @@ impl<T: Scalar> Operator<T> {
     /// 16 bytes. `y` is overwritten; both may be longer than needed. Waits for the GPU; takes the time of compiling and
     /// running about six ways per factor. Numbers in `x` should be like those that will come: a GPU multiplies zeros faster.
     ///
+    /// At last the fastest is compared with what [`Operator::prepare`] does by estimate, which is kept unless it is slower. The record
+    /// of all that is for [`Store::append`](crate::tune::Store::append), so that later processes need not measure; there is none where
+    /// nothing was to be picked, and that of the chain in `f32` where it is multiplied so.
+    ///
     /// Errors: as [`Operator::prepare`]; [`Error::Length`] for arrays that are too short.
-    pub fn tune(&self, n: usize, layout: Layout, caches: Caches, x: &Buffer<T>, y: &mut Buffer<T>) -> Result<()> {
+    pub fn tune(
+        &self,
+        n: usize,
+        layout: Layout,
+        caches: Caches,
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<Option<Record>> {
         for (what, features, found) in [
             ("X (n · columns of the chain)", self.cols(), x.len()),
             ("Y (n · rows of the chain)", self.rows(), y.len()),
@@ -37,11 +49,11 @@ impl<T: Scalar> Operator<T> {
         self.check_device("X", x.device())?;
         self.check_device("Y", y.device())?;
         if n == 0 || !self.picks() {
-            return self.prepare(n, layout);
+            return self.prepare(n, layout).map(|()| None);
         }
         if let Some(wide) = &self.wide {
-            self.tune_wide(wide, n, layout, caches, x)?;
-            return self.prepare(n, layout);
+            let record = self.tune_wide(wide, n, layout, caches, x)?;
+            return self.prepare(n, layout).map(|()| record);
         }
         // Memory of its own, as it will have: what is added does not matter.
         let residual = match self.join {
@@ -56,10 +68,13 @@ impl<T: Scalar> Operator<T> {
         self.device.synchronize()?;
         let mut clock = Clock::new(self, caches)?;
         // SAFETY: the lengths are checked; the arrays are borrowed until all work is done.
-        let prepared = unsafe { self.by_measuring_joins(key, ends, &mut clock, &mut shared) };
+        let tuned = unsafe { self.by_measuring_joins(key, ends, &mut clock, &mut shared) };
+        // SAFETY: as above.
+        let tuned = tuned.and_then(|tuned| unsafe { self.against_untuned(tuned, key, ends, &mut clock, &mut shared) });
         self.device.synchronize()?;
-        self.replace(key, Arc::new(prepared?), &mut shared);
-        Ok(())
+        let (prepared, record) = tuned?;
+        self.replace(key, Arc::new(prepared), &mut shared);
+        Ok(Some(record))
     }
 
     /// Whether kernels and libraries are compared at all.
@@ -90,7 +105,7 @@ impl<T: Scalar> Operator<T> {
                         plan.seconds_of_cuts() * 1e6,
                         without(&left_out)
                     );
-                    return Ok(vec![Step { what: self.name(Part::Whole), way, why }]);
+                    return Ok(vec![self.step(Part::Whole, way, why)]);
                 }
                 Err(error) => left_out.push(format!("dense of the chain: {error}")),
             }
@@ -130,7 +145,7 @@ impl<T: Scalar> Operator<T> {
                 listed(&others),
                 without(&left_out)
             );
-            steps.push(Step { what: self.name(Part::Factor(at)), way, why });
+            steps.push(self.step(Part::Factor(at), way, why));
         }
         Ok(steps)
     }
@@ -170,9 +185,9 @@ impl<T: Scalar> Operator<T> {
             }
         };
         let mut seconds = |prepared: &Prepared<T>| {
-            clock.seconds(1e-5, f64::INFINITY, |stream| {
-                // SAFETY: as above.
-                unsafe { self.queue(prepared, ends, key.n, stream) }
+            // SAFETY: as above.
+            clock.noted(prepared.names(), 1e-5, f64::INFINITY, |stream| unsafe {
+                self.queue(prepared, ends, key.n, stream)
             })
         };
         let times = [seconds(&within)?, seconds(&apart)?];
@@ -254,7 +269,7 @@ impl<T: Scalar> Operator<T> {
                 listed(&others),
                 without(&left_out)
             );
-            singles[at] = Some((measured, Step { what: self.name(Part::Factor(at)), way, why }));
+            singles[at] = Some((measured, self.step(Part::Factor(at), way, why)));
         }
         let apart = |Cut { at, count }: Cut| -> f64 {
             singles[at..at + count]
@@ -282,7 +297,7 @@ impl<T: Scalar> Operator<T> {
                     // SAFETY: as above.
                     unsafe { step.way.run(here, self.bias_at(cut.at), key.n, stream) }
                 };
-                let together = clock.seconds(estimate, best, run)?;
+                let together = clock.noted(vec![step.name()], estimate, best, run)?;
                 if together < best {
                     best = together;
                     step.why = format!(
@@ -319,9 +334,9 @@ impl<T: Scalar> Operator<T> {
         if let Some(dense) = dense.filter(|dense| dense.seconds <= WITHIN * least) {
             // A chain's steps follow each other: together they are measured like the one that would replace them.
             let prepared = Prepared { steps, hidden, pass };
-            let apart = clock.seconds(seconds, f64::INFINITY, |stream| {
-                // SAFETY: as above.
-                unsafe { self.queue(&prepared, ends, key.n, stream) }
+            // SAFETY: as above.
+            let apart = clock.noted(prepared.names(), seconds, f64::INFINITY, |stream| unsafe {
+                self.queue(&prepared, ends, key.n, stream)
             })?;
             let here = Ends { y: if moves { prepared.hidden[0].pointer() } else { ends.y }, ..ends };
             // SAFETY: as above.
@@ -335,7 +350,7 @@ impl<T: Scalar> Operator<T> {
                         dense.seconds * 1e6,
                         apart * 1e6
                     );
-                    steps = vec![Step { what: self.name(Part::Whole), way, why }];
+                    steps = vec![self.step(Part::Whole, way, why)];
                 }
                 Ok((measured, _)) => {
                     let note = format!("; all factors {:.2} µs, dense {:.2} µs", apart * 1e6, measured * 1e6);
@@ -374,7 +389,8 @@ impl<T: Scalar> Operator<T> {
             Part::Whole => 0,
         };
         // SAFETY: the caller's word.
-        let seconds = clock.seconds(ranked.seconds, best, |stream| unsafe { way.run(ends, bias, key.n, stream) })?;
+        let run = |stream: &Stream| unsafe { way.run(ends, bias, key.n, stream) };
+        let seconds = clock.noted(vec![way.name(self.cut(part))], ranked.seconds, best, run)?;
         Ok((seconds, way))
     }
 

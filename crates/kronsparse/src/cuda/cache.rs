@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -33,14 +34,25 @@ pub struct Manifest {
     pub source: String,
 }
 
+/// Hash of all that the kernels of an architecture have in common: headers and the compiler's options.
+pub(super) fn kernels(architecture: &str) -> String {
+    let options = compile::options(architecture);
+    hash(std::iter::once(headers().as_bytes()).chain(options.iter().map(String::as_bytes)))
+}
+
+/// Hash of the names and contents of the embedded headers.
+fn headers() -> &'static str {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| hash(HEADERS.iter().flat_map(|(name, content)| [name.as_bytes(), content.as_bytes()])))
+}
+
 impl Manifest {
     /// For `source`, the embedded headers and the NVRTC of this machine.
     pub fn new(source: &str, architecture: &str) -> Result<Manifest> {
-        let headers = HEADERS.iter().flat_map(|(name, content)| [name.as_bytes(), content.as_bytes()]);
         Ok(Manifest {
             compiler: compile::version()?,
             options: compile::options(architecture),
-            headers: hash(headers),
+            headers: headers().into(),
             source: source.into(),
         })
     }

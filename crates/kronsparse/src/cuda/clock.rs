@@ -3,6 +3,7 @@
 use super::operator::Operator;
 use super::stream::Stream;
 use super::timing::{self, Caches, Flusher};
+use crate::tune::{Measured, Step as Name};
 use crate::{Result, Scalar};
 
 /// A measurement begins with so many launches, and goes on with so many if they were not much slower than the best before.
@@ -16,6 +17,8 @@ const GRAPH: f64 = 100e-6;
 pub(super) struct Clock {
     pub(super) stream: Stream,
     flusher: Option<Flusher>,
+    /// What was timed by [`Clock::noted`].
+    pub(super) measured: Vec<Measured>,
 }
 
 impl Clock {
@@ -24,17 +27,35 @@ impl Clock {
             Caches::Warm => None,
             Caches::Cold => Some(Flusher::new(operator.device())?),
         };
-        Ok(Clock { stream: Stream::new(operator.device())?, flusher })
+        Ok(Clock { stream: Stream::new(operator.device())?, flusher, measured: Vec::new() })
     }
 
-    /// The median seconds of a launch; of a few only, where it is much slower than `best`.
-    pub(super) fn seconds(
+    /// How the caches are before each sample.
+    pub(super) fn caches(&self) -> &'static str {
+        if self.flusher.is_some() { "cold" } else { "warm" }
+    }
+
+    /// The median seconds of a launch of these steps, for the record too; of a few launches only, where it is much slower than `best`.
+    pub(super) fn noted(
+        &mut self,
+        steps: Vec<Name>,
+        estimate: f64,
+        best: f64,
+        run: impl FnMut(&Stream) -> Result<()>,
+    ) -> Result<f64> {
+        let (seconds, samples) = self.seconds(estimate, best, run)?;
+        self.measured.push(Measured { steps, seconds, samples });
+        Ok(seconds)
+    }
+
+    /// The median seconds of a launch, and how many samples it is of.
+    fn seconds(
         &mut self,
         estimate: f64,
         best: f64,
         mut run: impl FnMut(&Stream) -> Result<()>,
-    ) -> Result<f64> {
-        let Clock { stream, flusher } = self;
+    ) -> Result<(f64, usize)> {
+        let Clock { stream, flusher, .. } = self;
         let stream = &*stream;
         let calls = ((GRAPH / estimate.max(1e-7)) as usize).clamp(1, 50);
         // Libraries load kernels at the first launch.
@@ -45,6 +66,9 @@ impl Clock {
         };
         let median = |samples: &[f64]| crate::measure::median(samples).unwrap_or(f64::INFINITY);
         let first = median(&sample(LAUNCHES[0])?);
-        if first > SLOWER * best { Ok(first) } else { Ok(median(&sample(LAUNCHES[1])?)) }
+        if first > SLOWER * best {
+            return Ok((first, LAUNCHES[0]));
+        }
+        Ok((median(&sample(LAUNCHES[1])?), LAUNCHES[1]))
     }
 }

@@ -25,6 +25,7 @@ mod step;
 mod stream;
 pub mod timing;
 mod together;
+mod tuned;
 pub mod vendor;
 mod wide;
 

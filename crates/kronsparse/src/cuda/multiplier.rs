@@ -69,7 +69,7 @@ impl<'s, T: Scalar> Multiplier<'s, T> {
                     options::Options { algorithm, precision, plans, memory_limit, ..options::Options::default() };
                 let operator = Operator::new(device, chain, options)?;
                 match algorithm {
-                    Algorithm::Auto => operator.tune(batch, layout, caches, x, y)?,
+                    Algorithm::Auto => drop(operator.tune(batch, layout, caches, x, y)?),
                     _ => operator.prepare(batch, layout)?,
                 }
                 (Engine::Ours(operator), before.saturating_sub(device.free_memory()?) as usize)

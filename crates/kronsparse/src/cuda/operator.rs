@@ -16,6 +16,7 @@ use super::vendor::Session;
 use super::wide::widened;
 use crate::plan::gpu::Precision;
 use crate::plan::{Activation, Algorithm, Join};
+use crate::tune::Tuning;
 use crate::{Chain, ChainPattern, DType, Error, Layout, Result, Scalar};
 
 /// A chain made ready for multiplication on one GPU; element types `f16`, `bf16`, `f32` and `f64`.
@@ -39,6 +40,7 @@ pub struct Operator<T: Scalar> {
     pub(super) memory_limit: usize,
     /// The chain in f32, where its hidden vectors are to be kept in that.
     pub(super) wide: Option<Arc<Operator<f32>>>,
+    pub(super) tuning: Tuning,
     pub(super) prepared: RwLock<HashMap<Key, Arc<Prepared<T>>>>,
     pub(super) shared: Mutex<Shared<T>>,
     /// The stream that [`Operator::apply`] used last, and the end of its work there.
@@ -66,7 +68,8 @@ impl<T: Scalar> Operator<T> {
     pub fn new(device: &Device, chain: &Chain<T>, options: Options<T>) -> Result<Operator<T>> {
         let outputs = options.join.outputs(chain.rows())?;
         let wide = widened(device, chain, &options)?;
-        let Options { bias, activation, join, algorithm, precision, hidden: _, plans, memory_limit, combine } = options;
+        let Options { bias, activation, join, algorithm, precision, hidden: _, plans, memory_limit, combine, tuning } =
+            options;
         if T::DTYPE.is_complex() {
             return Err(Error::Unsupported {
                 what: format!("multiplying in {} on a GPU", T::DTYPE),
@@ -107,6 +110,7 @@ impl<T: Scalar> Operator<T> {
             plans,
             memory_limit,
             wide,
+            tuning,
             prepared: RwLock::default(),
             shared: Mutex::new(Shared::new(none)),
             last: Mutex::new(None),
@@ -134,6 +138,9 @@ impl<T: Scalar> Operator<T> {
     /// Plans, compiles, packs, uploads and allocates whatever multiplying `n` vectors in `layout` needs, whether or not
     /// `X` and `Y` will be aligned to 16 bytes: so the working memory of libraries is there twice. A second call does nothing.
     /// Not possible while a stream is captured.
+    ///
+    /// Where [`Options::tuning`] has what was measured of this problem on this GPU, that is what is made ready. Errors: it cannot be
+    /// planned, compiled or allocated; the file that `KRONSPARSE_TUNING` names cannot be read.
     pub fn prepare(&self, n: usize, layout: Layout) -> Result<()> {
         if n > 0 {
             let key = Key { n, layout, aligned: true, apart: false };
@@ -342,7 +349,7 @@ impl<T: Scalar> Operator<T> {
             self.device.name(),
             self.device.architecture()
         );
-        for Step { what, way, why } in &prepared.steps {
+        for Step { what, way, why, .. } in &prepared.steps {
             let _ = write!(text, "\n{what} by {way}; {why}");
         }
         if let Some(pass) = &prepared.pass {

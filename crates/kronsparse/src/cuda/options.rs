@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::plan::gpu::{self, ChainProblem, FusedPlan, GpuMachine, GpuPlan, GpuProblem, Precision, Rejected};
 use crate::plan::{Activation, Algorithm, Hidden, Join};
+use crate::tune::Tuning;
 use crate::{Error, Result};
 
 /// A function that picks a plan.
@@ -65,8 +66,9 @@ pub struct Options<T> {
     pub activation: Activation,
     /// What the activated outputs are joined with before they are stored: by the last kernel where it can, or else in a pass of its own.
     pub join: Join,
-    /// [`Algorithm::Auto`]: for each factor the kernel or library algorithm with the least estimated time, or dense for all
-    /// factors together; see also [`Operator::tune`](super::Operator::tune). [`Algorithm::Fused`]: this project's kernels only. Others of
+    /// [`Algorithm::Auto`]: what was the fastest when it was measured (see [`Options::tuning`] and
+    /// [`Operator::tune`](super::Operator::tune)), or for each factor the kernel or library algorithm with the least estimated time, or
+    /// dense for all factors together. [`Algorithm::Fused`]: this project's kernels only. Others of
     /// [`Algorithm::on_gpu`]: that algorithm of the libraries.
     pub algorithm: Algorithm,
     /// How `f32` is multiplied.
@@ -82,6 +84,8 @@ pub struct Options<T> {
     /// once, as [`groups`](crate::plan::gpu::groups) says: products are formed in f64 and rounded to `T`, and the hidden vectors
     /// between such factors, with their roundings, are gone; infinite inputs may give NaN where they gave none, as with dense.
     pub combine: bool,
+    /// Where [`Algorithm::Auto`] with [`Plans::Best`] looks for what was measured.
+    pub tuning: Tuning,
 }
 
 impl<T> Default for Options<T> {
@@ -96,6 +100,7 @@ impl<T> Default for Options<T> {
             plans: Plans::Best,
             memory_limit: 4 << 30,
             combine: false,
+            tuning: Tuning::OfUser,
         }
     }
 }

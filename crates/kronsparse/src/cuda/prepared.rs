@@ -108,8 +108,8 @@ impl<T: Scalar> Operator<T> {
         shared.weights.retain(|_, weights| Arc::strong_count(weights) > 1);
     }
 
-    /// What is prepared for `key`, whose outputs are joined by the last kernel or in a pass of their own.
-    fn make(&self, key: Key, shared: &mut Shared<T>) -> Result<Prepared<T>> {
+    /// What goes by estimate, or as was asked, for `key`; outputs are joined by the last kernel or in a pass of their own.
+    pub(super) fn untuned(&self, key: Key, shared: &mut Shared<T>) -> Result<Prepared<T>> {
         if let Some(wide) = &self.wide {
             let steps = vec![self.wide_step(wide, key, shared)?];
             return Ok(Prepared { steps, hidden: shared.hidden(), pass: None });
@@ -139,7 +139,7 @@ impl<T: Scalar> Operator<T> {
             algorithm => {
                 // SAFETY: nothing is tried at an address.
                 let way = unsafe { self.library(Part::Whole, algorithm, key, None) }?;
-                vec![Step { what: self.name(Part::Whole), way, why: "as was asked".into() }]
+                vec![self.step(Part::Whole, way, "as was asked".into())]
             }
         };
         let hidden = self.hidden(key, steps.len(), shared)?;
@@ -157,7 +157,7 @@ impl<T: Scalar> Operator<T> {
     pub(super) fn planned(&self, at: usize, key: Key, shared: &mut Shared<T>) -> Result<Step<T>> {
         let plan = self.plans.pick(&self.problem(Part::Factor(at), key)?, self.device.machine())?;
         let why = format!("estimated {:.2} µs", plan.seconds(self.device.machine()) * 1e6);
-        Ok(Step { what: self.name(Part::Factor(at)), way: self.kernel(at, plan, key, shared)?, why })
+        Ok(self.step(Part::Factor(at), self.kernel(at, plan, key, shared)?, why))
     }
 
     /// Memory for the vectors that pass between so many steps, and to a pass that joins; step `k` writes number `k mod 2`.

@@ -10,7 +10,7 @@ use super::prepared::{Key, Shared};
 use super::stream::Stream;
 use super::vendor::{self, Trial, Vendor};
 use super::wide::Wide;
-use crate::plan::gpu::{ChainProblem, Choice, GpuPlan, GpuProblem, KernelPlan, Ranked};
+use crate::plan::gpu::{ChainProblem, Choice, Cut, GpuPlan, GpuProblem, KernelPlan, Ranked};
 use crate::plan::{Algorithm, Layout};
 use crate::{Chain, Error, Result, Scalar};
 
@@ -44,6 +44,8 @@ impl Ends {
 pub(super) struct Step<T> {
     /// The pattern or the chain.
     pub(super) what: String,
+    /// The factors.
+    pub(super) cut: Cut,
     pub(super) way: Way<T>,
     /// Estimates or measurements, of this way and of the others.
     pub(super) why: String,
@@ -131,6 +133,19 @@ impl<T: Scalar> Operator<T> {
             join: self.join,
         };
         if apart { problem.before_join() } else { problem }
+    }
+
+    /// A step that multiplies by a part.
+    pub(super) fn step(&self, part: Part, way: Way<T>, why: String) -> Step<T> {
+        Step { what: self.name(part), cut: self.cut(part), way, why }
+    }
+
+    /// The factors of a part.
+    pub(super) fn cut(&self, part: Part) -> Cut {
+        match part {
+            Part::Factor(at) => Cut { at, count: 1 },
+            Part::Whole => Cut { at: 0, count: self.chain.factors().len() },
+        }
     }
 
     /// How a part is called.

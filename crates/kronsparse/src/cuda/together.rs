@@ -64,7 +64,7 @@ impl<T: Scalar> Operator<T> {
         let why = format!("estimated {:.2} µs", plan.seconds() * 1e6);
         let blocks = plan.kernel().grid(key.n);
         let way = Way::Kernel { plan: plan.into_kernel(), weights, launch, blocks };
-        Ok(Step { what: self.fused_name(cut), way, why })
+        Ok(Step { what: self.fused_name(cut), cut, way, why })
     }
 
     /// The chain by this project's kernels alone, in the order of application.

@@ -9,12 +9,13 @@ use super::memory::Buffer;
 use super::operator::Operator;
 use super::options::Options;
 use super::prepared::{Key, Shared};
-use super::step::{Ends, Step, Way};
+use super::step::{Ends, Part, Step, Way};
 use super::stream::Stream;
 use super::timing::Caches;
 use crate::plan::gpu::Precision;
 use crate::plan::{Activation, Algorithm, Join, Layout};
 use crate::scalar::Wide as _;
+use crate::tune::Record;
 use crate::{Chain, Result, Scalar};
 
 /// The chain in f32 between two passes, for one number of vectors.
@@ -74,6 +75,7 @@ pub(super) fn widened<T: Scalar>(
         plans: options.plans.clone(),
         memory_limit,
         combine,
+        tuning: options.tuning.clone(),
     };
     Ok(Some(Arc::new(Operator::new(device, &chain.cast(), wide)?)))
 }
@@ -103,7 +105,7 @@ impl<T: Scalar> Operator<T> {
             layout,
             steps: chain.summary(n, layout)?,
         };
-        Ok(Step { what: self.pattern().to_string(), way: Way::Wide(Box::new(wide)), why: "as was asked".into() })
+        Ok(self.step(Part::Whole, Way::Wide(Box::new(wide)), "as was asked".into()))
     }
 
     /// [`Operator::tune`] of the chain in f32, on X as it is.
@@ -114,7 +116,7 @@ impl<T: Scalar> Operator<T> {
         layout: Layout,
         caches: Caches,
         x: &Buffer<T>,
-    ) -> Result<()> {
+    ) -> Result<Option<Record>> {
         let wide = Buffer::<f32>::alloc(&self.device, n.saturating_mul(self.cols()))?;
         let mut y = Buffer::<f32>::alloc(&self.device, n.saturating_mul(self.rows()))?;
         let aligned = x.pointer().is_multiple_of(16);

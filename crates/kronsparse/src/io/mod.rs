@@ -36,6 +36,7 @@
 mod array;
 mod atomic;
 mod checksum;
+mod folder;
 mod header;
 mod layer;
 mod map;
@@ -48,6 +49,7 @@ mod visit;
 mod write;
 
 pub use array::{AnyVec, Array};
+pub(crate) use folder::make_private;
 pub use layer::{AnyLayer, read_layer, read_layer_and_layout, write_layer};
 pub use model::Model;
 pub use npy::write_npy;

@@ -7,9 +7,11 @@
 mod cache;
 mod ceiling;
 mod clock;
+mod processor;
 mod statistics;
 
 pub use cache::{CacheLevel, Evictor, caches, last_level_cache};
 pub use ceiling::{copy_bandwidth, peak_flops};
 pub use clock::{Stopwatch, resolution, seconds};
+pub use processor::cpu_name;
 pub use statistics::{Summary, median, quantile};

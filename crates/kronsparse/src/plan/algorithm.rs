@@ -9,10 +9,10 @@ use crate::{Error, Result};
 /// [`Algorithm::on_gpu`]; an engine refuses the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Algorithm {
-    /// The planner's choice. On the CPU always [`Algorithm::Fused`]. On a GPU for each factor the fastest of this project's
+    /// The planner's choice. On the CPU [`Algorithm::Fused`]. On a GPU for each factor the fastest of this project's
     /// kernels, [`Algorithm::PermuteBmm`], [`Algorithm::Strided`] and [`Algorithm::Dense`], or dense for the whole chain: by
-    /// estimates, or measured. Where that is dense, the zeros of the matrix are multiplied too, so that a NaN or an infinity
-    /// in one input reaches every output of its vector.
+    /// estimates, or measured. On both what [`tune`](crate::tune) remembers to be faster. Where that is dense, the zeros of the
+    /// matrix are multiplied too, so that a NaN or an infinity in one input reaches every output of its vector.
     #[default]
     Auto,
     /// Ours: no permutation through memory; on the CPU the whole chain tile by tile of the batch.

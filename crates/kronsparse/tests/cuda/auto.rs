@@ -1,11 +1,14 @@
 //! `auto` and the libraries' algorithms behind the operator's face: right numbers by estimate and by measurement.
 
+use std::sync::Arc;
+
 use fastrand::Rng;
 use half::f16;
 use kronsparse::cuda::timing::Caches;
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
 use kronsparse::plan::Algorithm;
 use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Precision};
+use kronsparse::tune::{Record, Store, Tuning};
 use kronsparse::{Activation, ChainPattern, DType, Error, Join, Layout, Scalar};
 
 use crate::behaviour::{assert_right, three};
@@ -77,12 +80,43 @@ fn agrees<T: Scalar>(text: &str, operator: &Operator<T>, bias: bool, n: usize, l
     }
 }
 
+/// What was measured holds for this GPU, and an operator that is given it does just that, and right.
+fn remembered<T: Scalar>(operator: &Operator<T>, weights: &Weights<T>, options: Options<T>, record: &Record) {
+    let device = operator.device();
+    assert_eq!(record.machine, device.tuning_machine().unwrap());
+    let ChainProblem { layout, batch: n, .. } = record.problem;
+    assert!(record.gain() >= 1.0 && record.measured.contains(&record.best), "{record:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tuning.txt");
+    Store::open(&path).unwrap().append(record.clone()).unwrap();
+    let tuning = Tuning::Store(Arc::new(Store::read(&path).unwrap()));
+    let later = Operator::new(device, &weights.chain, Options { tuning, ..options }).unwrap();
+    let text = later.explain(n, layout).unwrap();
+    println!("{text}");
+    for step in record.best.steps.iter().filter(|step| step.count > 0) {
+        assert!(text.contains(&format!(" by {}: ", step.name)), "{step} is not in {text}");
+    }
+    assert_eq!(
+        text.matches("; from ").count(),
+        record.best.steps.iter().filter(|step| step.count > 0).count(),
+        "{text}"
+    );
+    let input = weights.draw_input(n, layout, &mut Rng::new());
+    let output = later.multiply(&input, n, layout).unwrap();
+    assert_right(weights, Activation::Silu, &input, &output, n, layout);
+}
+
 /// What a measurement picks gives right numbers, a graph from before the measurement goes on doing so, and `explain` has the times.
 pub(crate) fn tuned(device: &Device) -> Result<(), String> {
     fn one<T: Scalar>(device: &Device, weights: &Weights<T>, caches: Caches, rng: &mut Rng) {
         let n = 300;
-        let options = Options { bias: weights.bias.clone(), activation: Activation::Silu, ..Options::<T>::default() };
-        let operator = Operator::new(device, &weights.chain, options).unwrap();
+        let options = Options {
+            bias: weights.bias.clone(),
+            activation: Activation::Silu,
+            tuning: Tuning::Off,
+            ..Options::<T>::default()
+        };
+        let operator = Operator::new(device, &weights.chain, options.clone()).unwrap();
         let stream = Stream::new(device).unwrap();
         for layout in Layout::ALL {
             let input = weights.draw_input(n, layout, rng);
@@ -96,7 +130,8 @@ pub(crate) fn tuned(device: &Device) -> Result<(), String> {
             // SAFETY: x and y outlive the graph.
             let queue = || unsafe { operator.launch(x.pointer(), y.pointer(), n, layout, &stream) };
             let graph = stream.capture(queue).unwrap();
-            operator.tune(n, layout, caches, &x, &mut y).unwrap();
+            let record = operator.tune(n, layout, caches, &x, &mut y).unwrap().expect("auto picks");
+            remembered(&operator, weights, options.clone(), &record);
             let text = operator.explain(n, layout).unwrap();
             println!("{text}");
             assert!(text.contains("; measured ") && text.contains(" µs"), "{text}");

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Plans, Stream};
 use kronsparse::plan::{Algorithm, gpu};
+use kronsparse::tune::Tuning;
 use kronsparse::{ChainPattern, DType, Error, Join, Layout, Result, Scalar};
 
 use crate::harness::inputs::{is_nan, nan};
@@ -70,6 +71,7 @@ impl Engine for Cuda {
             join: job.join,
             algorithm: self.algorithm,
             plans: self.plans.clone(),
+            tuning: Tuning::Off,
             ..Options::default()
         };
         let operator = Operator::new(&self.device, job.chain, options)?;

@@ -2,6 +2,7 @@
 
 use kronsparse::cpu::{Isa, Operator, Options, Scratch};
 use kronsparse::plan::Algorithm;
+use kronsparse::tune::Tuning;
 use kronsparse::{Activation, Chain, ChainPattern, Error, Join, Layout, Result, Scalar};
 
 /// What is to be multiplied, before any input is known.
@@ -70,6 +71,7 @@ impl Engine for Cpu {
 
     fn prepare<'a, T: Scalar>(&'a self, job: Job<'a, T>) -> Result<Box<dyn Ready<T> + 'a>> {
         let options = Options {
+            tuning: Tuning::Off,
             bias: job.bias.map(<[T]>::to_vec),
             activation: job.activation,
             join: job.join,
