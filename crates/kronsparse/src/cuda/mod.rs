@@ -14,6 +14,7 @@ pub mod inspect;
 mod joining;
 mod launch;
 pub mod libraries;
+mod measuring;
 mod memory;
 pub mod multiplier;
 mod operator;

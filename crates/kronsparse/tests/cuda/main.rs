@@ -10,6 +10,7 @@ mod harness;
 
 mod auto;
 mod behaviour;
+mod combine;
 mod engine;
 mod large;
 mod random;
@@ -26,7 +27,7 @@ use kronsparse::cuda::Device;
 /// A test's name and what it does; an error text says why it was not run.
 type Test = (&'static str, fn(&Device) -> Result<(), String>);
 
-const TESTS: [Test; 16] = [
+const TESTS: [Test; 17] = [
     ("every_case_on_the_gpu", every_case),
     ("random_patterns", random::patterns),
     ("random_pairs", random::pairs),
@@ -39,6 +40,7 @@ const TESTS: [Test; 16] = [
     ("launch_overhead", behaviour::launch_overhead),
     ("nonfinite_numbers_go_where_they_must", behaviour::nonfinite),
     ("f16_overflow_is_infinity", behaviour::overflow),
+    ("combined_butterflies", combine::butterflies),
     ("hidden_vectors_in_f32", wide::hidden_in_f32),
     ("wrong_arguments_are_named", behaviour::wrong_arguments),
     ("buffers_and_events", behaviour::buffers),
