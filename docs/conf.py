@@ -1,5 +1,7 @@
 """How Sphinx builds the documentation; `cargo xtask python` runs it with warnings as errors."""
 
+import re
+
 import kronsparse
 
 project = "kronsparse"
@@ -34,3 +36,14 @@ nitpick_ignore_regex = [
     # Parts of types that are spelt out.
     (r"py:.*", r".*\[.*"),
 ]
+
+
+def named_aliases(app, what, name, thing, options, signature, returns):
+    """Names of types within unions, which Sphinx shows with its own wrapping."""
+    plain = [re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text or "") for text in (signature, returns)]
+    return plain[0], plain[1] or None
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", named_aliases)
