@@ -40,8 +40,9 @@ nitpick_ignore_regex = [
 
 def named_aliases(app, what, name, thing, options, signature, returns):
     """Names of types within unions, which Sphinx shows with its own wrapping."""
-    plain = [re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text or "") for text in (signature, returns)]
-    return plain[0], plain[1] or None
+    if signature is None:
+        return None
+    return tuple(text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in (signature, returns))
 
 
 def setup(app):
