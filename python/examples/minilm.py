@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--layer-steps", type=int, default=200)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seconds", type=float, default=math.inf, help="for the steps, at most")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--hidden", type=float, default=0.1, help="weight of the hidden states in the loss")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--table", action="store_true", help="print what became of each layer")
