@@ -4,9 +4,10 @@
     python python/examples/layer_times.py --device cpu --tiny
 
 One line per layer, dtype, number of vectors and kind of layer. ``forward_us`` is the median of a forward (on a GPU in a
-CUDA graph, with warm caches), ``host_us`` what a forward without gradients takes of the host's time (only for few
-vectors, where the GPU's queue never fills), ``step_us`` a training step among others that follow without a pause:
-forward, gradients of input and parameters, AdamW. ``error`` is that of the layer's output (of a trained one: or of the
+CUDA graph, with warm caches; for few vectors the graph has ten forwards), ``host_us`` what a forward without gradients
+takes of the host's time (only for few vectors, where the GPU's queue never fills), ``step_us`` a training step among
+others that follow without a pause: forward, gradients of input and parameters, AdamW, and ``graph_step_us`` such a step
+in a CUDA graph, in which none waits for the host. ``error`` is that of the layer's output (of a trained one: or of the
 input's gradient) against its dense matrix, relative, by Frobenius norms: the layer is wrong, and the program ends,
 where it is too large. Matrix products in f32 are exact ones, not TF32.
 """
@@ -35,13 +36,13 @@ TINY = [(96, 64, "(1,8,4,12)(4,12,16,1)")]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 #: Largest relative errors of a product of two factors.
 CLOSE = {"f32": 1e-5, "f16": 4e-3, "bf16": 3e-2}
-COLUMNS = "linear out_features in_features chain dtype n forward_us host_us step_us error".split()
+COLUMNS = "linear out_features in_features chain dtype n forward_us host_us step_us graph_step_us error".split()
 #: Up to so many vectors a forward waits for the host, not for the GPU.
 FEW = 64
 
 
-#: Steps that are timed together.
-STEPS = 10
+#: Steps, and forwards of few vectors, that are timed together.
+STEPS = FORWARDS = 10
 
 
 def error_of(layer: nn.Module, matrix: torch.Tensor, x: torch.Tensor, trains: bool) -> float:
@@ -65,34 +66,43 @@ def error_of(layer: nn.Module, matrix: torch.Tensor, x: torch.Tensor, trains: bo
     return error
 
 
-def steps_of(layer: nn.Module, x: torch.Tensor) -> Callable[[], None]:
-    """``STEPS`` training steps on fixed numbers."""
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-4)
+def steps_of(layer: nn.Module, x: torch.Tensor, in_graph: bool) -> Callable[[], None]:
+    """``STEPS`` training steps on fixed numbers; one that is captured, and repeated, ``in_graph``."""
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-4, capturable=in_graph)
     x = x.detach().requires_grad_()
     gradient = torch.randn(len(x), layer.out_features, device=x.device, dtype=x.dtype)
 
+    def step() -> None:
+        optimizer.zero_grad()
+        x.grad = None
+        layer(x).backward(gradient)
+        optimizer.step()
+
+    once = captured(step) if in_graph else step
+
     def steps() -> None:
         for _ in range(STEPS):
-            optimizer.zero_grad()
-            x.grad = None
-            layer(x).backward(gradient)
-            optimizer.step()
+            once()
 
     return steps
 
 
 def measure(layer: nn.Module, x: torch.Tensor, options: argparse.Namespace, trains: bool) -> list[str]:
     """Forward, host time, training step."""
+    few = x.is_cuda and len(x) <= FEW
+    several = FORWARDS if few else 1
     with torch.no_grad():
-        call = captured(lambda: layer(x)) if x.is_cuda else lambda: layer(x)
+        call = captured(lambda: layer(x), several) if x.is_cuda else lambda: layer(x)
         found = times(call, x.device, options.repeats)
-        few = x.is_cuda and len(x) <= FEW
         host = f"{host_microseconds(lambda: layer(x), x.device):.2f}" if few else ""
-    step = ""
-    if trains:
-        repeated = times(steps_of(layer, x), x.device, options.repeats)
-        step = f"{1e3 * repeated[len(repeated) // 2] / STEPS:.2f}"
-    return [f"{1e3 * found[len(found) // 2]:.2f}", host, step]
+    steps = []
+    for in_graph in (False, True):
+        if trains and (x.is_cuda or not in_graph):
+            repeated = times(steps_of(layer, x, in_graph), x.device, options.repeats)
+            steps.append(f"{1e3 * repeated[len(repeated) // 2] / STEPS:.2f}")
+        else:
+            steps.append("")
+    return [f"{1e3 * found[len(found) // 2] / several:.2f}", host, *steps]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

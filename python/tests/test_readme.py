@@ -1,14 +1,12 @@
 """The README's Python examples, run as they are written, each in a process of its own."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+EXAMPLES = blocks(ROOT / "README.md", "python")
 
 
 def test_there_is_one_for_numpy_and_one_for_pytorch():

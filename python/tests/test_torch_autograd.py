@@ -6,11 +6,12 @@ torch = pytest.importorskip("torch")
 
 from chains import CHAINS
 from kronsparse.torch import functional, set_cuda_training
-from kronsparse.torch._learning import learn
+from kronsparse.torch._learning import _turned, learn
 from kronsparse.torch._ops import apply
 from kronsparse.torch._products import by_products
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_tools import FLOATS, close, dense, layer_of
 
 SMALL = {
@@ -18,6 +19,7 @@ SMALL = {
     "monarch": [(1, 4, 2, 3), (2, 3, 2, 1)],
     "not chainable": [(1, 2, 2, 3), (3, 2, 2, 1)],
     "three": [(1, 2, 2, 2), (2, 2, 1, 1), (1, 2, 3, 1)],
+    "blocks with lanes": [(1, 2, 2, 4), (2, 2, 2, 2), (4, 2, 1, 1)],
 }
 
 
@@ -227,6 +229,38 @@ def test_the_products_that_learn_take_any_batch(patterns, batch):
     ones = torch.autograd.grad(learn(x, weights, None).sum(), weights)
     for mine, theirs in zip(ones, torch.autograd.grad(by_products(x, weights).sum(), weights)):
         assert torch.allclose(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.bfloat16])
+def test_vectors_are_turned_exactly(dtype):
+    # Sizes that products turn, in blocks of 64, 48, 32 and 16, and one that is copied.
+    for features in (192, 96, 32, 80, 15):
+        for n in (1, 5, 16, 0):
+            x = torch.randn(n, features).to(dtype)
+            turned = _turned(x, to_rows=False)
+            assert turned.shape == (features, n) and torch.equal(turned, x.t())
+            assert torch.equal(_turned(turned, to_rows=True), x)
+
+
+def test_learning_by_a_monarch_layer_copies_no_vectors():
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            found = function(*arguments, **(options or {}))
+            if function.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten._to_copy):
+                sizes.append(found.numel())
+            return found
+
+    for chain in ([(1, 8, 4, 16), (4, 16, 16, 1)], [(16, 4, 8, 1), (1, 8, 4, 16)]):
+        x, weights, bias = inputs(chain, batch=(301,))
+        sizes = []
+        with Copies():
+            y = learn(x, weights, bias)
+            upstream = torch.randn_like(y)
+            y.backward(upstream)
+        assert sizes and set(sizes) <= {weight.numel() for weight in weights}
+        everything = [x, bias, *weights]
+        expected = torch.autograd.grad(by_products(x, weights, bias), everything, upstream)
+        assert all(torch.allclose(mine.grad, theirs) for mine, theirs in zip(everything, expected))
 
 
 def test_many_gradients_at_once():

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import kronsparse as ks
 from chains import CHAINS
-from kronsparse.torch import KSLinear, _engine, clear_cache, explain, functional, set_cuda_training
+from kronsparse.torch import KSLinear, _engine, clear_cache, convert, explain, functional, heal, set_cuda_training
 from torch import nn
 from torch_tools import FLOATS, dense, layer_of
 
@@ -363,6 +363,25 @@ def test_compiled_autocast_rounds_weights_once(mode, frozen, monkeypatch):
         for _ in range(4):
             y = compiled(x)
             assert y.dtype == torch.float16 and error(y, layer(x)) < 4 * TOLERANCE[torch.float16]
+
+
+def test_a_model_is_converted_and_healed_without_packing(monkeypatch):
+    teacher = nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 64)).cuda()
+    student = copy.deepcopy(teacher)
+    convert(student, {"0": "monarch:8,4", "2": "monarch:8,8"})
+    data, held_out = ([torch.randn(32, 64, device="cuda") for _ in range(count)] for count in (8, 2))
+    packed = []
+    monkeypatch.setattr(_engine, "_pack_cuda", lambda *_: packed.append(1))
+    healing = heal(student, teacher, data, held_out=held_out, layer_steps=40, steps=40, evaluate_every=10, rate=3e-3)
+    assert not packed
+    for phase in healing.phases:
+        assert phase.best < phase.history[0][1]
+    monkeypatch.undo()
+    assert all(parameter.is_cuda for parameter in student.parameters())
+    with torch.no_grad():
+        found = [((student(x) - teacher(x)).norm() / teacher(x).norm()).item() ** 2 for x in held_out]
+    # The engine's numbers are those that were learnt with.
+    assert sum(found) / 2 == pytest.approx(healing.phases[1].best, rel=1e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -150,6 +150,13 @@ def test_healing_helps_and_says_so():
         with torch.no_grad():
             return sum(relative_square(student(b), teacher.eval()(b)).item() for b in held_out) / 2
 
+    modes = set()
+
+    def forward(model, batch):
+        if model is student:
+            modes.add(torch.is_grad_enabled())
+        return model(batch)
+
     first = lost()
     teacher.train()
     result = heal(
@@ -162,8 +169,11 @@ def test_healing_helps_and_says_so():
         layer_rate=1e-2,
         rate=3e-3,
         evaluate_every=20,
+        forward=forward,
         progress=lambda *state: calls.append(state),
     )
+    # Evaluated as it learns: without gradients, weights on a GPU would be packed for it.
+    assert modes == {True}
     assert [phase.name for phase in result.phases] == ["layer by layer", "as a whole"]
     for phase in result.phases:
         assert phase.steps == 60 and not phase.stopped_early

@@ -1,4 +1,5 @@
-//! The Python package: both of its parts formatted and linted, the wheel built as users would, installed apart, and tested by pytest.
+//! The Python package: both of its parts formatted and linted, the wheel built as users would, installed apart, and tested by pytest;
+//! the documentation built from it by Sphinx.
 
 use std::env;
 use std::ffi::OsStr;
@@ -47,7 +48,23 @@ pub(crate) fn run() -> Result<String, String> {
     let environment = [("PYTHONPATH", site.as_os_str()), ("PYTHONDONTWRITEBYTECODE", OsStr::new("1"))];
     run_command(python, &["-m", "pytest", "-q", "-p", "no:cacheprovider"], &environment)?;
     let name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(format!("python: {name} passes"))
+    Ok(format!("python: {name} passes\n{}", documentation(python, &site)?))
+}
+
+/// Builds `docs/` with the installed package; a warning, such as a link that leads nowhere, is an error.
+fn documentation(python: &Path, site: &Path) -> Result<String, String> {
+    let Some(builder) = env::var_os("KRONSPARSE_SPHINX") else {
+        return Ok("documentation: NOT BUILT: KRONSPARSE_SPHINX names no folder with the packages of \
+                   .ci/python-docs-requirements.txt; .ci/run makes one"
+            .into());
+    };
+    let path = env::join_paths([site, Path::new(&builder)]).map_err(|e| format!("KRONSPARSE_SPHINX: {e}"))?;
+    let environment = [("PYTHONPATH", path.as_os_str()), ("PYTHONDONTWRITEBYTECODE", OsStr::new("1"))];
+    let (output, kept) = ("target/docs/html", "target/docs/kept");
+    // Anew each time (-E): what the docstrings say is not among what Sphinx looks at for changes.
+    let build = ["-m", "sphinx", "-W", "--keep-going", "-E", "-q", "-b", "html", "-d", kept, "docs", output];
+    run_command(python, &build, &environment)?;
+    Ok(format!("documentation: {output}/index.html"))
 }
 
 fn run_command<A: AsRef<OsStr>>(
