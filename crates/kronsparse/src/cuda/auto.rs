@@ -9,7 +9,7 @@ use super::operator::Operator;
 use super::prepared::{Key, Shared};
 use super::step::{Ends, Part, Step, Way};
 use super::timing::Caches;
-use crate::plan::gpu::{ChainPlan, Choice, Cut};
+use crate::plan::gpu::{Choice, Cut};
 use crate::plan::{Algorithm, Join, Layout};
 use crate::tune::Record;
 use crate::{Error, Result, Scalar};
@@ -87,7 +87,7 @@ impl<T: Scalar> Operator<T> {
     /// The steps with the least estimates. A library that fails is passed over.
     pub(super) fn by_estimate(&self, key: Key, shared: &mut Shared<T>) -> Result<Vec<Step<T>>> {
         let found = self.libraries();
-        let plan = ChainPlan::new(&self.chain_problem(key), self.device.machine(), found.ok()).map_err(|rejected| {
+        let plan = self.device.plan(self.chain_problem(key), found.ok()).map_err(|rejected| {
             let what = format!("multiplying by {} in {} on this GPU", self.pattern(), T::DTYPE);
             Error::Unsupported { what, why: rejected.to_string() }
         })?;

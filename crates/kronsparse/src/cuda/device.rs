@@ -11,7 +11,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use super::cache::Cache;
 use super::compile;
 use super::launch::Kernel;
-use crate::plan::gpu::{Flops, GpuMachine, KernelPlan};
+use crate::plan::gpu::{ChainPlan, ChainProblem, Flops, GpuMachine, KernelPlan, Rejected};
 use crate::{Error, Result};
 
 /// A GPU that is ready for work. Clones share it; it is given back when the last one goes.
@@ -32,7 +32,12 @@ struct Inner {
     cache: Cache,
     /// By source. An entry lives as long as an operator uses it.
     kernels: Mutex<HashMap<String, Weak<Kernel>>>,
+    /// Planning takes milliseconds, and the layers of a model are alike.
+    plans: Mutex<HashMap<(ChainProblem, Option<usize>), Arc<ChainPlan>>>,
 }
+
+/// So many plans are kept.
+const PLANS: usize = 256;
 
 impl Device {
     /// GPU number `ordinal`, counted from 0 as the driver counts them (`CUDA_VISIBLE_DEVICES` applies).
@@ -88,9 +93,30 @@ impl Device {
             architecture: compile::architecture(capability),
             cache: Cache::of_user(),
             kernels: Mutex::default(),
+            plans: Mutex::default(),
         });
         open.insert(ordinal, Arc::downgrade(&inner));
         Ok(Device { inner })
+    }
+
+    /// [`ChainPlan::new`] for this GPU, as it was made before where it was.
+    pub(super) fn plan(
+        &self,
+        problem: ChainProblem,
+        libraries: Option<usize>,
+    ) -> std::result::Result<Arc<ChainPlan>, Rejected> {
+        let key = (problem, libraries);
+        let kept = || self.inner.plans.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(plan) = kept().get(&key) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(ChainPlan::new(&key.0, &self.inner.machine, libraries)?);
+        let mut kept = kept();
+        if kept.len() >= PLANS {
+            kept.clear();
+        }
+        kept.insert(key, plan.clone());
+        Ok(plan)
     }
 
     /// Its number.

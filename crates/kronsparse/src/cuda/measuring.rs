@@ -9,7 +9,7 @@ use super::step::{Ends, Part, Step, Way};
 use super::stream::Stream;
 use super::vendor::Trial;
 use crate::plan::Join;
-use crate::plan::gpu::{ChainPlan, Cut, FusedPlan, Ranked, WITHIN, cuts, promising};
+use crate::plan::gpu::{Cut, FusedPlan, Ranked, WITHIN, cuts, promising};
 use crate::{Error, Result, Scalar};
 
 /// Ways of a factor that are tried once more in its chain: how many at most, and how much slower than the fastest one behind itself.
@@ -325,7 +325,7 @@ impl<T: Scalar> Operator<T> {
         let (problem, machine) = (self.chain_problem(key), self.device.machine());
         let count = self.chain.factors().len();
         let mut found: Vec<Cut> = (1..count).map(|end| Cut { at: end - 1, count: 2 }).collect();
-        let planned = ChainPlan::new(&problem, machine, None).map(|plan| plan.cuts().to_vec()).unwrap_or_default();
+        let planned = self.device.plan(problem.clone(), None).map(|plan| plan.cuts().to_vec()).unwrap_or_default();
         for cut in planned.into_iter().chain((count > 1).then_some(Cut { at: 0, count })) {
             if cut.count > 1 && !found.contains(&cut) {
                 found.push(cut);

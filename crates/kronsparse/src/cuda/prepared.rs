@@ -9,7 +9,6 @@ use super::memory::Buffer;
 use super::operator::Operator;
 use super::options::Plans;
 use super::step::{Part, Step};
-use crate::plan::gpu::ChainPlan;
 use crate::plan::{Algorithm, Join};
 use crate::{Error, Layout, Result, Scalar};
 
@@ -119,7 +118,7 @@ impl<T: Scalar> Operator<T> {
             _ if self.join == Join::None => self.make_as(key, shared),
             Algorithm::Auto | Algorithm::Fused if matches!(self.plans, Plans::Best) => {
                 let libraries = if self.picks() { self.libraries().ok() } else { None };
-                let plan = ChainPlan::new(&self.chain_problem(key), self.device.machine(), libraries);
+                let plan = self.device.plan(self.chain_problem(key), libraries);
                 let pass = plan.is_ok_and(|plan| plan.pass().is_some());
                 self.make_as(if pass { apart } else { key }, shared)
             }
