@@ -42,7 +42,7 @@ pub struct Multiplier<'s, T: Scalar> {
 }
 
 enum Engine<T: Scalar> {
-    Ours(Operator<T>),
+    Ours(Box<Operator<T>>),
     Library(Vendor<T>),
 }
 
@@ -72,7 +72,7 @@ impl<'s, T: Scalar> Multiplier<'s, T> {
                     Algorithm::Auto => drop(operator.tune(batch, layout, caches, x, y)?),
                     _ => operator.prepare(batch, layout)?,
                 }
-                (Engine::Ours(operator), before.saturating_sub(device.free_memory()?) as usize)
+                (Engine::Ours(Box::new(operator)), before.saturating_sub(device.free_memory()?) as usize)
             }
             library => {
                 let options =
