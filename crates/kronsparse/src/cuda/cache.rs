@@ -137,7 +137,8 @@ impl Cache {
 }
 
 fn write(folder: &Path, manifest: &Manifest, cubin: &Cubin) -> Option<()> {
-    make_private(folder);
+    // An error shows when the folder is asked for.
+    let _ = make_private(folder);
     if !is_private(folder) {
         return None;
     }
@@ -166,21 +167,6 @@ pub fn folder() -> Option<PathBuf> {
         Some(path) => Some(path.into()),
         None => directories::ProjectDirs::from("", "", "kronsparse").map(|dirs| dirs.cache_dir().join("kernels")),
     }
-}
-
-#[cfg(unix)]
-fn make_private(folder: &Path) {
-    use std::os::unix::fs::DirBuilderExt;
-    if let Some(parent) = folder.parent() {
-        // An error shows when the folder itself is made.
-        let _ = fs::create_dir_all(parent);
-    }
-    let _ = fs::DirBuilder::new().mode(0o700).create(folder);
-}
-
-#[cfg(not(unix))]
-fn make_private(folder: &Path) {
-    let _ = fs::create_dir_all(folder);
 }
 
 /// Whether this user alone can change the folder's content: machine code from it will be run.
