@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::compile::{self, Cubin};
 use super::source::HEADERS;
 use crate::Result;
+use crate::io::make_private;
 
 /// Opens every entry; changes with the format.
 const MAGIC: &[u8] = b"kronsparse kernel 1\n";
