@@ -1,10 +1,12 @@
 //! `samples.csv` written row by row while a run goes on, so that a run that is killed loses no more than its last case, and can
 //! be gone on with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+use kronsparse::plan::Algorithm;
 
 use crate::record::{Row, prepare_folder, write_whole};
 use crate::{Error, Result};
@@ -34,6 +36,51 @@ impl Journal {
         let text = to_csv(rows, false);
         let done = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
         done.map_err(Error::io(&self.path, "append to"))
+    }
+}
+
+/// The rows of a run so far: in memory, and on the disk where there is a folder for them.
+pub(crate) struct Ledger {
+    journal: Option<Journal>,
+    /// Case and algorithm of every row.
+    done: HashSet<(String, Algorithm)>,
+    rows: Vec<Row>,
+}
+
+impl Ledger {
+    /// See [`Journal::open`]; without a folder it begins empty and is kept in memory only.
+    pub(crate) fn open(folder: Option<&Path>, resume: bool) -> Result<Ledger> {
+        let (journal, rows) = match folder {
+            Some(folder) => {
+                let (journal, rows) = Journal::open(folder, resume)?;
+                (Some(journal), rows)
+            }
+            None => (None, Vec::new()),
+        };
+        let done = rows.iter().map(|row| (case_key(row), row.algorithm)).collect();
+        Ok(Ledger { journal, done, rows })
+    }
+
+    /// Whether the case and algorithm of this row, whose results do not matter, have a row.
+    pub(crate) fn has(&self, row: &Row) -> bool {
+        self.done.contains(&(case_key(row), row.algorithm))
+    }
+
+    /// Keeps the rows of a finished case, on the disk too.
+    pub(crate) fn keep(&mut self, rows: Vec<Row>) -> Result<()> {
+        if let Some(journal) = &mut self.journal {
+            journal.append(&rows)?;
+        }
+        self.done.extend(rows.iter().map(|row| (case_key(row), row.algorithm)));
+        self.rows.extend(rows);
+        Ok(())
+    }
+
+    /// All rows, those of a case side by side and compared with each other.
+    pub(crate) fn finish(self) -> Vec<Row> {
+        let mut rows = grouped(self.rows);
+        rows.chunk_by_mut(|a, b| a.same_case(b)).for_each(crate::case::compare);
+        rows
     }
 }
 
@@ -91,8 +138,6 @@ pub fn grouped(rows: Vec<Row>) -> Vec<Row> {
 
 #[cfg(test)]
 mod tests {
-    use kronsparse::plan::Algorithm;
-
     use super::*;
     use crate::report::tests::row;
 

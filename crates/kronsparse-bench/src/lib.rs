@@ -26,6 +26,7 @@ pub mod random;
 pub mod record;
 pub mod report;
 mod run;
+pub mod study;
 pub mod summary;
 mod text;
 pub mod verify;

@@ -1,14 +1,18 @@
 //! The run: ceilings, then every case with all its algorithms, then the ceilings again.
 
+use std::path::PathBuf;
+use std::time::Instant;
+
 use kronsparse::DType;
 use kronsparse::measure::{Evictor, Stopwatch, copy_bandwidth, peak_flops, resolution};
 use kronsparse::plan::Algorithm;
 
 use crate::case::{Bench, run_case};
 use crate::definition::{Case, Definition};
+use crate::journal::Ledger;
 use crate::machine::Machine;
 use crate::random::Random;
-use crate::record::{Ceiling, Record, Row, Settings};
+use crate::record::{Ceiling, Record, Row, Settings, write_whole};
 use crate::{Error, Result};
 
 /// How to measure. [`Options::default`] is what the command does without flags.
@@ -26,6 +30,12 @@ pub struct Options {
     pub seed: Option<u64>,
     /// The command that was typed, for the record.
     pub command: String,
+    /// Where rows are written as they are measured; nowhere if `None`.
+    pub folder: Option<PathBuf>,
+    /// Whether rows that are in `folder` already are kept and not measured again.
+    pub resume: bool,
+    /// No case is begun after this moment; the record has what is there.
+    pub until: Option<Instant>,
 }
 
 impl Default for Options {
@@ -37,6 +47,9 @@ impl Default for Options {
             memory_limit: 1 << 30,
             seed: None,
             command: String::new(),
+            folder: None,
+            resume: false,
+            until: None,
         }
     }
 }
@@ -87,11 +100,12 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
         .num_threads(threads)
         .build()
         .map_err(|e| Error::Threads { threads, why: e.to_string() })?;
-    Ok(pool.install(|| measure(definition, options, threads, observe)))
+    pool.install(|| measure(definition, options, threads, observe))
 }
 
 /// [`run`] inside the pool of `threads` threads, in which algorithms, ceilings and cache sweeps all take place.
-fn measure(definition: &Definition, options: &Options, threads: usize, observe: Observer<'_>) -> Record {
+fn measure(definition: &Definition, options: &Options, threads: usize, observe: Observer<'_>) -> Result<Record> {
+    let mut ledger = Ledger::open(options.folder.as_deref(), options.resume)?;
     let watch = Stopwatch::start();
     let date = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let seed = options.seed.unwrap_or_else(Random::fresh_seed);
@@ -99,41 +113,58 @@ fn measure(definition: &Definition, options: &Options, threads: usize, observe: 
 
     let mut ceilings = Vec::new();
     raise_ceilings(&mut ceilings, definition, threads, evictor.bytes(), observe);
-    let mut bench = Bench {
-        algorithms: &options.algorithms,
-        threads,
-        seed,
-        budget: options.budget,
-        memory_limit: options.memory_limit,
-        evictor: &mut evictor,
+    let mut record = Record {
+        machine: Machine::detect(),
+        settings: Settings {
+            definition: definition.name.clone(),
+            description: definition.description.clone(),
+            command: options.command.clone(),
+            date,
+            duration_s: 0.0,
+            threads,
+            seed,
+            budget_s: options.budget,
+            memory_limit: options.memory_limit,
+            evicted_bytes: evictor.bytes(),
+            clock_resolution_s: resolution(),
+        },
+        ceilings: ceilings.clone(),
+        rows: Vec::new(),
     };
-    let mut rows = Vec::new();
+    if let Some(folder) = &options.folder {
+        // So that what is there can be read even if the run is killed.
+        write_whole(&folder.join("machine.toml"), &record.to_toml())?;
+    }
     let total = definition.cases.len();
     for (index, case) in definition.cases.iter().enumerate() {
+        if options.until.is_some_and(|until| Instant::now() >= until) {
+            break;
+        }
         observe(Event::Case { index, total, case });
-        let found = run_case(case, &mut bench, observe);
+        let missing = |&algorithm: &Algorithm| !ledger.has(&Row::blank(case, algorithm, threads, seed));
+        let algorithms: Vec<Algorithm> = options.algorithms.iter().copied().filter(missing).collect();
+        let mut found = Vec::new();
+        if !algorithms.is_empty() {
+            let mut bench = Bench {
+                algorithms: &algorithms,
+                threads,
+                seed,
+                budget: options.budget,
+                memory_limit: options.memory_limit,
+                evictor: &mut evictor,
+            };
+            found = run_case(case, &mut bench, observe);
+        }
         observe(Event::Done { rows: &found });
-        rows.extend(found);
+        ledger.keep(found)?;
     }
     // The machine may have been busier at the start than at the end, or the other way round: the best of both counts.
     raise_ceilings(&mut ceilings, definition, threads, evictor.bytes(), observe);
-
-    let settings = Settings {
-        definition: definition.name.clone(),
-        description: definition.description.clone(),
-        command: options.command.clone(),
-        date,
-        duration_s: watch.seconds(),
-        threads,
-        seed,
-        budget_s: options.budget,
-        memory_limit: options.memory_limit,
-        evicted_bytes: evictor.bytes(),
-        clock_resolution_s: resolution(),
-    };
-    let mut record = Record { machine: Machine::detect(), settings, ceilings, rows };
+    record.ceilings = ceilings;
+    record.settings.duration_s = watch.seconds();
+    record.rows = ledger.finish();
     share_of_roofline(&mut record);
-    record
+    Ok(record)
 }
 
 /// Measures the ceilings of every element type of the definition and keeps the better of old and new.

@@ -111,7 +111,7 @@ fn measure(args: &Args, out: &Path) -> Result<Option<Record>> {
         Some(patterns) => Definition::from_argument(patterns, &sweep)?,
         None => Definition::quick(&sweep)?,
     };
-    let command = std::env::args().map(quoted).collect::<Vec<_>>().join(" ");
+    let command = typed();
     let (seed, memory_limit) = (args.seed, args.memory_limit.saturating_mul(1 << 20));
     let algorithms = |usual: &[Algorithm]| -> Vec<Algorithm> {
         let mut wanted: Vec<Algorithm> = Vec::new();
@@ -138,6 +138,7 @@ fn measure(args: &Args, out: &Path) -> Result<Option<Record>> {
                 memory_limit,
                 seed,
                 command,
+                ..usual
             };
             let bar = bar();
             let record = kronsparse_bench::run(&definition, &options, &mut |event| show(&bar, &event));
@@ -169,7 +170,7 @@ fn measure(args: &Args, out: &Path) -> Result<Option<Record>> {
 }
 
 /// Prints to standard output. A reader that has gone away (`| head`) is no error.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
@@ -181,7 +182,7 @@ fn print(text: &str) -> Result<()> {
 }
 
 /// A bar on standard error; hidden unless that is a terminal.
-fn progress(cases: usize) -> ProgressBar {
+pub(crate) fn progress(cases: usize) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(cases as u64), ProgressDrawTarget::stderr());
     let template = "{bar:28} {pos}/{len} {elapsed} · {prefix}{msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -192,7 +193,7 @@ fn progress(cases: usize) -> ProgressBar {
 }
 
 /// What the bar says about an event.
-fn show(bar: &ProgressBar, event: &Event<'_>) {
+pub(crate) fn show(bar: &ProgressBar, event: &Event<'_>) {
     match event {
         Event::Ceiling(dtype) => {
             bar.set_prefix("");
@@ -212,6 +213,11 @@ fn show(bar: &ProgressBar, event: &Event<'_>) {
             bar.set_message(result.map_or("no time of ours".into(), |s| format!("ours takes {}", format::seconds(s))));
         }
     }
+}
+
+/// The command as it was typed.
+pub(crate) fn typed() -> String {
+    std::env::args().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// An argument as one would type it in a shell.

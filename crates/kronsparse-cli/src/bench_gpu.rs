@@ -1,5 +1,6 @@
 //! `kronsparse bench --device cuda:N`: what of the command is peculiar to GPUs. Flags, the run, and the workers that compile.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -106,38 +107,36 @@ pub(crate) fn prepare_all(
     options: &gpu::Options,
 ) -> Result<()> {
     if let Some(text) = &args.prepare_share {
-        let wrong = || Error::Definition {
-            place: "--prepare-share".into(),
-            why: format!("expected K/N with K < N, found {text}"),
-        };
-        let numbers = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
-        let share: (usize, usize) = numbers.filter(|(k, n)| k < n).ok_or_else(wrong)?;
-        let prepare::Compiled { all, fresh, failed } =
-            prepare::compile(definition, &options.algorithms, options.memory_limit, ordinal, share)?;
-        // For the process that started this one.
-        println!("{all} {fresh} {failed}");
+        let share = share(text)?;
+        answer(prepare::compile(definition, &options.algorithms, options.memory_limit, ordinal, share)?);
         return Ok(());
     }
+    compile_everywhere("")
+}
+
+/// Runs this command again in as many processes as there are cores, each with a share of the kernels (`--prepare-share`) and with `input` on
+/// its standard input, and says what they compiled.
+pub(crate) fn compile_everywhere(input: &str) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let program =
         std::env::current_exe().map_err(|source| Error::Io { path: "this program".into(), action: "find", source })?;
+    let fail = |action: &'static str| {
+        let path = program.clone();
+        move |source| Error::Io { path, action, source }
+    };
     let start = |share: usize| {
         let mut command = Command::new(&program);
         command.args(std::env::args_os().skip(1)).arg("--prepare-share").arg(format!("{share}/{cores}"));
-        command.stdout(Stdio::piped()).spawn().map_err(|source| Error::Io {
-            path: program.clone(),
-            action: "start",
-            source,
-        })
+        let mut worker = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(fail("start"))?;
+        if let Some(mut stdin) = worker.stdin.take() {
+            stdin.write_all(input.as_bytes()).map_err(fail("tell what to compile"))?;
+        }
+        Ok(worker)
     };
     let workers = (0..cores).map(start).collect::<Result<Vec<_>>>()?;
     let mut total = prepare::Compiled::default();
     for (share, worker) in workers.into_iter().enumerate() {
-        let output = worker.wait_with_output().map_err(|source| Error::Io {
-            path: program.clone(),
-            action: "wait for",
-            source,
-        })?;
+        let output = worker.wait_with_output().map_err(fail("wait for"))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let numbers: Vec<usize> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         match (output.status.success(), numbers.as_slice()) {
@@ -153,6 +152,21 @@ pub(crate) fn prepare_all(
     let prepare::Compiled { all, fresh, failed } = total;
     eprintln!("{all} kernels: {fresh} compiled now by {cores} processes, {failed} do not compile");
     Ok(())
+}
+
+/// The share of the kernels that a worker compiles, from `K/N`.
+pub(crate) fn share(text: &str) -> Result<(usize, usize)> {
+    let numbers = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+    numbers.filter(|(k, n)| k < n).ok_or_else(|| Error::Definition {
+        place: "--prepare-share".into(),
+        why: format!("expected K/N with K < N, found {text}"),
+    })
+}
+
+/// Tells the process that started this one what was compiled.
+pub(crate) fn answer(compiled: prepare::Compiled) {
+    let prepare::Compiled { all, fresh, failed } = compiled;
+    println!("{all} {fresh} {failed}");
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The `kronsparse` command: flags, then one library call, then its output.
 //!
 //! Results go to stdout, progress and the one sentence of an error to stderr. Exit codes: 0 done, 2 bad input or a file
-//! that cannot be read or written, 101 a bug of ours; `bench` returns 1 when an algorithm gave a wrong result.
+//! that cannot be read or written, 101 a bug of ours; `bench` and `study` return 1 when an
+//! algorithm gave a wrong result.
 
 mod advise;
 mod bench;
@@ -16,6 +17,7 @@ mod multiply;
 mod output;
 mod plan;
 mod progress;
+mod study;
 mod table;
 mod tune;
 
@@ -48,6 +50,7 @@ enum Command {
     Expand(expand::ExpandArgs),
     Convert(convert::ConvertArgs),
     Bench(bench::Args),
+    Study(study::Args),
     Plan(plan::PlanArgs),
     Advise(advise::AdviseArgs),
     Tune(tune::TuneArgs),
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Advise(args) => advise::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| refuse(&error)),
+        Command::Study(args) => return study::run(args).unwrap_or_else(|error| refuse(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

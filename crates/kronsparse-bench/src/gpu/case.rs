@@ -97,6 +97,9 @@ pub(super) fn group<T: Scalar<Wide = f64>>(
         Some(Arrays { x, y: Buffer::alloc(bench.device, largest.1)?, inspector, mixes: HashMap::new() })
     };
     for &(index, case) in cases {
+        if bench.is_over() {
+            break;
+        }
         if !fits(case) {
             let reason =
                 format!("input and output need {}, {} of device memory are free", bytes(need(case)), bytes(free));

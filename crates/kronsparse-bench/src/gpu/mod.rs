@@ -12,8 +12,8 @@ mod case;
 mod oracle;
 pub mod prepare;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use half::{bf16, f16};
 use kronsparse::cuda::energy::Meter;
@@ -26,7 +26,7 @@ use kronsparse::plan::Algorithm;
 use kronsparse::{DType, Scalar};
 
 use crate::definition::{Case, Definition};
-use crate::journal::{Journal, case_key, grouped};
+use crate::journal::Ledger;
 use crate::machine::{Gpu, Machine};
 use crate::random::Random;
 use crate::record::{Ceiling, Record, Row, Settings, write_whole};
@@ -60,6 +60,8 @@ pub struct Options {
     pub folder: Option<PathBuf>,
     /// Whether rows that are in `folder` already are kept and not measured again.
     pub resume: bool,
+    /// No case is begun after this moment; the record has what is there.
+    pub until: Option<Instant>,
 }
 
 /// Fewest samples of an algorithm that is not given up.
@@ -80,6 +82,7 @@ impl Default for Options {
             command: String::new(),
             folder: None,
             resume: false,
+            until: None,
         }
     }
 }
@@ -95,10 +98,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) idle_w: Option<f64>,
     pub(crate) ceilings: Vec<Ceiling>,
     pub(crate) seed: u64,
-    journal: Option<Journal>,
-    /// Case and algorithm of the rows that are there already.
-    done: HashSet<(String, Algorithm)>,
-    rows: Vec<Row>,
+    ledger: Ledger,
 }
 
 /// Measures all cases. Wrong or failing algorithms are rows of the record, not errors; a GPU that is lost is an error, after
@@ -117,13 +117,7 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
         (Err(error), Some(_)) => return Err(error.into()),
         (meter, _) => meter.ok(),
     };
-    let (journal, rows) = match &options.folder {
-        Some(folder) => {
-            let (journal, rows) = Journal::open(folder, options.resume)?;
-            (Some(journal), rows)
-        }
-        None => (None, Vec::new()),
-    };
+    let ledger = Ledger::open(options.folder.as_deref(), options.resume)?;
     let mut bench = Bench {
         options,
         device: &device,
@@ -137,9 +131,7 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
         meter,
         ceilings: Vec::new(),
         seed: options.seed.unwrap_or_else(Random::fresh_seed),
-        journal,
-        done: rows.iter().map(|row| (case_key(row), row.algorithm)).collect(),
-        rows,
+        ledger,
     };
     bench.raise_ceilings(definition, observe)?;
     let mut record = Record {
@@ -181,10 +173,7 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
     bench.raise_ceilings(definition, observe)?;
     record.ceilings = bench.ceilings.clone();
     record.settings.duration_s = watch.seconds();
-    record.rows = grouped(std::mem::take(&mut bench.rows));
-    for case in record.rows.chunk_by_mut(|a, b| a.same_case(b)) {
-        crate::case::compare(case);
-    }
+    record.rows = bench.ledger.finish();
     share_of_roofline(&mut record);
     Ok(record)
 }
@@ -201,9 +190,7 @@ impl Bench<'_> {
     /// The algorithms of a case that have no row yet.
     pub(crate) fn missing(&self, case: &Case) -> Vec<Algorithm> {
         let algorithms = self.options.algorithms.iter().copied();
-        algorithms
-            .filter(|&algorithm| !self.done.contains(&(case_key(&self.blank(case, algorithm)), algorithm)))
-            .collect()
+        algorithms.filter(|&algorithm| !self.ledger.has(&self.blank(case, algorithm))).collect()
     }
 
     /// Keeps a finished case's rows, on the disk too.
@@ -214,12 +201,12 @@ impl Bench<'_> {
             let best = ceiling.map(|c| row.problem().roofline_seconds(c.flops_per_second, c.bytes_per_second));
             row.roofline_share = best.zip(row.median_s).map(|(best, median)| best / median);
         }
-        if let Some(journal) = &mut self.journal {
-            journal.append(&rows)?;
-        }
-        self.done.extend(rows.iter().map(|row| (case_key(row), row.algorithm)));
-        self.rows.extend(rows);
-        Ok(())
+        self.ledger.keep(rows)
+    }
+
+    /// Whether the time for new cases is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.options.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// Measures the ceilings of every kind of the definition and keeps the better of old and new.

@@ -10,7 +10,10 @@ use crate::report::plots;
 use crate::report::svg::{escape, tags};
 use crate::summary::{best_other, headline, losses, ours, standing, warnings};
 
-const STYLE: &str = include_str!("page.css");
+/// The look of all pages.
+pub(crate) const STYLE: &str = include_str!("page.css");
+/// Tables that are sorted by a click on a heading; strict mode for what follows it.
+pub(crate) const SORT: &str = include_str!("sort.js");
 const SCRIPT: &str = include_str!("page.js");
 
 /// The whole page as HTML.
@@ -59,7 +62,7 @@ pub fn page(record: &Record) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>kronsparse benchmark: {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n\
-         <div id=\"tip\" role=\"tooltip\" hidden></div>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
+         <div id=\"tip\" role=\"tooltip\" hidden></div>\n<script>\n{SORT}{SCRIPT}</script>\n</body>\n</html>\n",
         escape(&settings.definition)
     )
 }
@@ -110,7 +113,8 @@ fn filters(record: &Record) -> String {
     )
 }
 
-fn figure(body: &mut String, id: &str, title: &str, note: &str, drawing: &str) {
+/// A section with a drawing; nothing if the drawing is empty.
+pub(crate) fn figure(body: &mut String, id: &str, title: &str, note: &str, drawing: &str) {
     if !drawing.is_empty() {
         let _ = writeln!(
             body,
@@ -239,7 +243,7 @@ fn samples(body: &mut String, record: &Record) {
 }
 
 /// A table that sorts by a click on a heading; headings of numbers begin with `>`.
-fn sortable(heads: &[&str], rows: &str) -> String {
+pub(crate) fn sortable(heads: &[&str], rows: &str) -> String {
     let head = |h: &&str| match h.strip_prefix('>') {
         Some(number) => format!("<th class=\"n\"><button type=\"button\">{number}</button></th>"),
         None => format!("<th><button type=\"button\">{h}</button></th>"),
@@ -294,7 +298,7 @@ fn method(body: &mut String, record: &Record) {
 }
 
 /// An algorithm in a sentence.
-fn explain(algorithm: Algorithm) -> &'static str {
+pub(crate) fn explain(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Auto => {
             "the planner's choice: on a CPU ours; on a GPU ours or a library's, whichever was faster when it was prepared"
@@ -314,7 +318,7 @@ fn explain(algorithm: Algorithm) -> &'static str {
 }
 
 /// Where it was measured.
-fn machine(body: &mut String, record: &Record) {
+pub(crate) fn machine(body: &mut String, record: &Record) {
     let (machine, settings) = (&record.machine, &record.settings);
     let caches: Vec<String> = machine
         .caches

@@ -1,10 +1,10 @@
 //! A record as people read it: a table for the terminal, Markdown tables for a README, one HTML page.
 
 pub mod conversion;
-mod html;
+pub(crate) mod html;
 pub mod markdown;
 mod plots;
-mod svg;
+pub(crate) mod svg;
 mod terminal;
 
 pub use html::page;

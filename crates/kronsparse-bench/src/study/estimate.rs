@@ -1,0 +1,62 @@
+//! How long a cell will take, roughly: for the time that is announced before a study, and for shards that take equally long.
+
+use kronsparse::plan::Algorithm;
+
+use super::cells::Cell;
+use super::measure::{Device, Plan};
+
+/// What a product on a CPU reaches, in operations per second and thread.
+const CPU_RATE: f64 = 3e10;
+/// Seconds that a cold sample on a CPU waits for the sweep of the caches.
+const SWEEP: f64 = 0.02;
+/// Fewest samples of an algorithm on a CPU, and two calls that are verified.
+const CPU_CALLS: f64 = 5.0;
+
+/// Seconds of a cell on a GPU without any algorithm, and of every algorithm: inputs, verification, preparation.
+const GPU_CELL: f64 = 0.04;
+const GPU_ALGORITHM: f64 = 0.025;
+/// Seconds for every weight: drawn, multiplied by the oracle; and packed for an algorithm.
+const GPU_WEIGHT: f64 = 1.2e-8;
+const GPU_PACKED: f64 = 4e-9;
+/// Seconds of an index on the host and of a slow call, for every stored weight of CSR and BSR.
+const GPU_SPARSE: f64 = 6e-8;
+/// How much longer than its seconds an energy measurement takes: until the power is steady, and the counter's steps.
+const ENERGY_MORE: f64 = 0.5;
+/// Seconds for which a core compiles one kernel.
+pub(super) const COMPILE: f64 = 1.0;
+
+/// Seconds that a cell will take.
+pub(super) fn seconds(cell: &Cell, plan: &Plan) -> f64 {
+    let algorithms = plan.algorithms(cell.thorough);
+    let problem = &cell.case.problem;
+    let weights = problem.chain.parameters() as f64;
+    match plan.settings.device {
+        Device::Cpu => {
+            let rate = CPU_RATE * plan.settings.threads as f64;
+            let work = problem.flops() / rate;
+            let dense = 2.0 * problem.batch as f64 * problem.chain.rows() as f64 * problem.chain.cols() as f64 / rate;
+            let one = |algorithm: &Algorithm| {
+                let call = match algorithm {
+                    Algorithm::Dense => dense,
+                    Algorithm::Csr => 8.0 * work,
+                    Algorithm::Bsr => {
+                        dense.min(work * problem.chain.patterns().iter().map(|p| p.d()).max().unwrap_or(1) as f64)
+                    }
+                    Algorithm::Einsum => 4.0 * work,
+                    _ => 2.0 * work,
+                };
+                plan.settings.budget.max(3.0 * (call + SWEEP)) + CPU_CALLS * call
+            };
+            algorithms.iter().map(one).sum::<f64>() + 0.02 + 4.0 * work + weights * 2e-8
+        }
+        Device::Cuda(_) => {
+            let energy = plan.settings.energy.filter(|_| cell.thorough).map_or(0.0, |seconds| seconds + ENERGY_MORE);
+            let one = |algorithm: &Algorithm| {
+                let sparse = matches!(algorithm, Algorithm::Csr | Algorithm::Bsr);
+                let packed = if sparse { GPU_SPARSE } else { GPU_PACKED };
+                GPU_ALGORITHM + 2.0 * plan.settings.budget + weights * packed + energy
+            };
+            algorithms.iter().map(one).sum::<f64>() + GPU_CELL + weights * GPU_WEIGHT
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! `kronsparse study` from outside: interrupted and resumed, in shards and merged, and one sentence for what is refused.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::Random;
+
+/// A study that takes a few seconds, most of which are the ceilings of this machine: 25 cells, two algorithms.
+const TINY: [&str; 13] = [
+    "study",
+    "--grid",
+    "quick",
+    "--dtype",
+    "f32",
+    "--layout",
+    "bsf",
+    "--batch",
+    "16",
+    "--algorithms",
+    "fused,permute-bmm",
+    "--budget",
+    "0",
+];
+const CELLS: usize = 25;
+
+fn command(more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kronsparse"));
+    command.args(TINY).args(["--threads", "1"]).args(more);
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().expect("the command starts")
+}
+
+fn succeed(command: &mut Command) -> String {
+    let output = run(command);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {error}");
+    error
+}
+
+/// Runs and asserts a refusal in one line that holds the words.
+fn refuse(command: &mut Command, words: &[&str]) {
+    let output = run(command);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {error}");
+    let line = error.lines().last().unwrap_or_default();
+    assert!(line.starts_with("error: ") && !error.contains("bug"), "{error}");
+    for word in words {
+        assert!(line.contains(word), "`{word}` is missing in: {line}");
+    }
+}
+
+/// Case and algorithm of every whole line of `samples.csv`, with the time that was measured.
+fn rows(folder: &Path) -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(folder.join("samples.csv")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let mut found = BTreeMap::new();
+    for line in whole.lines().skip(1) {
+        // A chain is quoted for its commas; what follows has none up to the times.
+        let (chain, rest) = line.strip_prefix('"').and_then(|l| l.split_once("\",")).expect("a quoted chain");
+        let fields: Vec<&str> = rest.split(',').collect();
+        let key = format!("{chain} {} {} {}: {}", fields[0], fields[1], fields[2], fields[5]);
+        assert_eq!(found.insert(key.clone(), fields[7].to_string()), None, "{key} is there twice");
+    }
+    found
+}
+
+fn keys(folder: &Path) -> Vec<String> {
+    rows(folder).into_keys().collect()
+}
+
+/// Copies the files of a study.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn killed_at_random_points_it_goes_on_and_shards_make_the_whole() {
+    let mut random = Random::new();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let name = |path: &Path| path.to_str().unwrap().to_string();
+
+    // Killed again and again, each time after a few more rows.
+    let whole = at("whole");
+    let (mut before, mut kills) = (BTreeMap::new(), 0);
+    loop {
+        let mut child = command(&["--out", &name(&whole)]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let wanted = before.len() + 1 + (random.next().abs() * 16.0) as usize;
+        let begin = Instant::now();
+        let done = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if rows(&whole).len() >= wanted {
+                std::thread::sleep(Duration::from_secs_f64(random.next().abs() * 0.05));
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(120), "no progress: {} rows", rows(&whole).len());
+            std::thread::sleep(Duration::from_millis(3));
+        };
+        let now = rows(&whole);
+        for (key, time) in &before {
+            assert_eq!(now.get(key), Some(time), "{key} was lost, or measured again");
+        }
+        before = now;
+        match done {
+            Some(status) => {
+                assert!(status.success(), "{status}");
+                break;
+            }
+            None => kills += 1,
+        }
+    }
+    assert!(kills >= 2, "killed {kills} times only");
+    assert_eq!(before.len(), 2 * CELLS);
+    let page = std::fs::read_to_string(whole.join("study.html")).unwrap();
+    assert_eq!(page.matches("<tr data-i=").count(), CELLS);
+
+    // Nothing is left to do, and nothing is measured.
+    let said = succeed(&mut command(&["--out", &name(&whole)]));
+    assert!(said.contains("25 of 25 cells are there; 0 cells"), "{said}");
+    assert_eq!(rows(&whole), before);
+
+    // Two shards, merged.
+    let (one, two, merged) = (at("one"), at("two"), at("merged"));
+    succeed(&mut command(&["--shard", "1/2", "--out", &name(&one)]));
+    succeed(&mut command(&["--shard", "2/2", "--out", &name(&two)]));
+    let mut merge = |out: &Path, shards: &[&Path]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kronsparse"));
+        command.args(["study", "merge"]).arg(out).args(shards);
+        command
+    };
+    succeed(&mut merge(&merged, &[&two, &one]));
+    assert_eq!(keys(&merged), keys(&whole));
+    let all: BTreeMap<String, String> = rows(&one).into_iter().chain(rows(&two)).collect();
+    assert_eq!(rows(&merged), all);
+    let page = std::fs::read_to_string(merged.join("study.html")).unwrap();
+    assert_eq!(page.matches("<tr data-i=").count(), CELLS);
+    // The same order as in one piece.
+    let order = |folder: &Path| -> Vec<String> {
+        let text = std::fs::read_to_string(folder.join("samples.csv")).unwrap();
+        text.lines().map(|line| line.split("\",").next().unwrap_or_default().to_string()).collect()
+    };
+    assert_eq!(order(&merged), order(&whole));
+
+    // What must not be merged.
+    let refused = at("refused");
+    refuse(&mut merge(&refused, &[&one]), &["of 25 cells are in none of the shards 1/2"]);
+    refuse(&mut merge(&refused, &[&one, &one]), &["was measured in", "already: shards must not overlap"]);
+    refuse(&mut merge(&one, &[&one, &two]), &["one: holds a shard"]);
+    refuse(&mut merge(&refused, &[&one, &at("nothing")]), &["nothing: holds no study"]);
+    let short = at("short");
+    copy(&two, &short);
+    let text = std::fs::read_to_string(short.join("samples.csv")).unwrap();
+    std::fs::write(short.join("samples.csv"), &text[..text.len() * 2 / 3]).unwrap();
+    refuse(&mut merge(&refused, &[&one, &short]), &["short: has", "cells of its shard 2/2: run it again"]);
+    let foreign = at("foreign");
+    copy(&two, &foreign);
+    let text = std::fs::read_to_string(foreign.join("machine.toml")).unwrap();
+    std::fs::write(foreign.join("machine.toml"), text.replacen("cpu = \"", "cpu = \"Another ", 1)).unwrap();
+    refuse(&mut merge(&refused, &[&one, &foreign]), &["foreign: was measured on Another ", "--mixed"]);
+    succeed(merge(&refused, &[&one, &foreign]).arg("--mixed"));
+    refuse(
+        &mut command(&["--shard", "2/2", "--out", &name(&foreign)]),
+        &["was begun on Another ", "folder of its own"],
+    );
+    let other = at("other");
+    copy(&two, &other);
+    let text = std::fs::read_to_string(other.join("study.toml")).unwrap();
+    std::fs::write(other.join("study.toml"), text.replacen("budget_s = 0.0", "budget_s = 0.5", 1)).unwrap();
+    refuse(
+        &mut merge(&at("new"), &[&one, &other]),
+        &["other: is a shard of another study", "budget: 0 here, 0.5 there"],
+    );
+
+    // What must not be gone on with.
+    refuse(&mut command(&["--shard", "1/3", "--out", &name(&one)]), &["holds another study", "1/3", "1/2"]);
+    refuse(&mut command(&["--energy", "--out", &name(&at("new"))]), &["--energy: says something about a GPU only"]);
+}
+
+#[test]
+fn a_full_disk_and_a_folder_that_cannot_be_made_are_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    refuse(&mut command(&["--out", file.join("below").to_str().unwrap()]), &["below: cannot create the folder"]);
+
+    // A limit on the size of files, as a disk that is full: 8 KiB where a unit is 512 bytes, 16 where it is 1024.
+    let out = folder.path().join("out");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_kronsparse")]);
+    limited.args(TINY).args(["--threads", "1", "--out"]).arg(&out);
+    refuse(&mut limited, &["samples.csv: cannot append to"]);
+    let there = rows(&out);
+    assert!(!there.is_empty() && there.len() < 2 * CELLS, "{} rows", there.len());
+
+    // With room again it goes on.
+    succeed(&mut command(&["--out", out.to_str().unwrap()]));
+    let now = rows(&out);
+    assert_eq!(now.len(), 2 * CELLS);
+    assert!(there.iter().all(|(key, time)| now.get(key) == Some(time)), "a row was measured again");
+}
+
+#[test]
+fn the_time_is_announced_and_a_limit_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let out = out.to_str().unwrap();
+    let said = succeed(&mut command(&["--estimate", "--out", out]));
+    assert!(said.contains("25 cells, 50 measurements, about "), "{said}");
+    assert!(!Path::new(out).exists(), "an estimate leaves nothing behind");
+    // No cell is begun once the time is over, which it is before the ceilings are measured.
+    let said = succeed(&mut command(&["--minutes", "0.001", "--out", out]));
+    assert!(said.contains("at most 0 s") && said.contains("study.html"), "{said}");
+    let page = std::fs::read_to_string(Path::new(out).join("study.html")).unwrap();
+    assert!(page.contains("0 of 25 cells are measured"));
+    refuse(&mut command(&["--minutes", "0", "--out", out]), &["--minutes: expected more than 0"]);
+    refuse(&mut command(&["--shard", "3/2", "--out", out]), &["1 ≤ K ≤ N"]);
+}
