@@ -39,7 +39,7 @@ const THOROUGH_EVERY: usize = 48;
 pub enum Grid {
     /// All of the article's.
     Paper,
-    /// Twelve small ones of them and three layers.
+    /// Twelve small ones of them and four layers.
     Quick,
 }
 

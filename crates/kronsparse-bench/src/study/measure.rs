@@ -200,8 +200,9 @@ pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observ
         false => None,
     };
     if let Some(before) = &before {
-        let (then, now) = (device_name(&before.machine), device_of(plan.settings.device)?);
-        if !then.starts_with(&now) {
+        let now = device_of(plan.settings.device)?;
+        let then = before.machine.gpu.as_ref().map_or_else(|| device_name(&before.machine), |gpu| gpu.name.clone());
+        if then != now {
             let why = format!(
                 "was begun on {then}, and this is {now}: measure each machine's shard into a folder of its own"
             );
@@ -211,7 +212,8 @@ pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observ
     let open = plan.missing(folder)?;
     let first = if plan.settings.device == Device::Cpu { open.len().max(1) } else { FIRST_ROUND };
     let (mut from, mut size) = (0, first);
-    while from < open.len() && until.is_none_or(|until| Instant::now() < until) {
+    // The ceilings and the first round are begun in any case, so that there is a record.
+    while from < open.len() && (before.is_none() || until.is_none_or(|until| Instant::now() < until)) {
         let round = &open[from..(from + size).min(open.len())];
         (from, size) = (from + size, 2 * size);
         if plan.settings.device != Device::Cpu {
@@ -231,8 +233,8 @@ pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observ
         }
     }
     let mut record = before.ok_or_else(|| Error::Definition {
-        place: "--minutes".into(),
-        why: "the time was over before anything was measured".into(),
+        place: "--shard".into(),
+        why: format!("{} has no cells: there are {} in the whole study", plan.head.shard, plan.head.cells),
     })?;
     order(&mut record.rows, &plan.cells);
     share_of_roofline(&mut record);
@@ -352,4 +354,77 @@ pub fn read(folder: &Path) -> Result<Record> {
 pub fn write_page(record: &Record, head: &Head, folder: &Path) -> Result<()> {
     record.write(folder)?;
     write_whole(&folder.join("study.html"), &page::page(record, head))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cells::Grid;
+    use super::*;
+
+    fn plan(grid: Grid, shard: Shard) -> Plan {
+        let request = Request { grid, gpu: true, kinds: Vec::new(), layouts: Vec::new(), batch: Vec::new() };
+        let settings = Settings {
+            device: Device::Cuda(0),
+            algorithms: Vec::new(),
+            budget: 0.003,
+            energy: None,
+            threads: 1,
+            memory_limit: 1 << 28,
+            longest: 0.004,
+            give_up: 3.0,
+            limit: None,
+            command: String::new(),
+        };
+        Plan::new(&request, shard, settings).unwrap()
+    }
+
+    #[test]
+    fn kernels_are_counted_once_and_compiled_by_all_cores() {
+        let plan = plan(Grid::Quick, Shard::default());
+        let machine = GpuMachine::h100();
+        let (some, all) = (plan.kernels(&plan.cells.0[..20], &machine, 2), plan.kernels(&plan.cells.0, &machine, 4));
+        assert!(0 < some.0 && some.0 < all.0, "{some:?} {all:?}");
+        assert_eq!(all.1, all.0 as f64 * estimate::COMPILE / 4.0);
+        let twice: Vec<Cell> = plan.cells.0.iter().chain(&plan.cells.0).cloned().collect();
+        assert_eq!(plan.kernels(&twice, &machine, 4), all);
+    }
+
+    #[test]
+    fn the_estimate_is_shared_out_and_energy_takes_longer() {
+        let whole = plan(Grid::Paper, Shard::default());
+        let time = whole.estimate(&whole.cells.0);
+        for number in 1..=3 {
+            let shard = plan(Grid::Paper, Shard { number, of: 3 });
+            let part = shard.estimate(&shard.cells.0);
+            assert!((part / time - 1.0 / 3.0).abs() < 0.01, "{number}: {part} of {time}");
+        }
+        let mut more = whole.clone();
+        more.settings.energy = Some(0.4);
+        assert!(more.estimate(&more.cells.0) > 1.1 * time);
+        println!("{time} s, {} cells", whole.cells.0.len());
+    }
+
+    #[test]
+    fn budgets_that_are_no_times_are_refused() {
+        let request =
+            Request { grid: Grid::Quick, gpu: false, kinds: Vec::new(), layouts: Vec::new(), batch: Vec::new() };
+        for wrong in [-1.0, f64::NAN, f64::INFINITY] {
+            let settings = Settings { budget: wrong, ..plan(Grid::Quick, Shard::default()).settings };
+            let error = Plan::new(&request, Shard::default(), settings).unwrap_err().to_string();
+            assert!(error.contains("--budget: expected a time"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tmp_count() {
+        let plan = plan(Grid::Paper, Shard::default());
+        let watch = Instant::now();
+        for count in [64, 192, 448, 960, 1984, plan.cells.0.len()] {
+            println!(
+                "{count}: {:?} after {:?}",
+                plan.kernels(&plan.cells.0[..count], &GpuMachine::h100(), 16),
+                watch.elapsed()
+            );
+        }
+    }
 }
