@@ -111,12 +111,15 @@ pub(crate) fn prepare_all(
         answer(prepare::compile(definition, &options.algorithms, options.memory_limit, ordinal, share)?);
         return Ok(());
     }
-    compile_everywhere("")
+    let shares = compile_everywhere("")?;
+    // Every worker knows of all kernels.
+    report(shares.first().map_or(0, |share| share.all), &shares);
+    Ok(())
 }
 
 /// Runs this command again in as many processes as there are cores, each with a share of the kernels (`--prepare-share`) and with `input` on
-/// its standard input, and says what they compiled.
-pub(crate) fn compile_everywhere(input: &str) -> Result<()> {
+/// its standard input; what each of them did.
+pub(crate) fn compile_everywhere(input: &str) -> Result<Vec<prepare::Compiled>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let program =
         std::env::current_exe().map_err(|source| Error::Io { path: "this program".into(), action: "find", source })?;
@@ -134,24 +137,26 @@ pub(crate) fn compile_everywhere(input: &str) -> Result<()> {
         Ok(worker)
     };
     let workers = (0..cores).map(start).collect::<Result<Vec<_>>>()?;
-    let mut total = prepare::Compiled::default();
+    let mut shares = Vec::new();
     for (share, worker) in workers.into_iter().enumerate() {
         let output = worker.wait_with_output().map_err(fail("wait for"))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let numbers: Vec<usize> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         match (output.status.success(), numbers.as_slice()) {
-            (true, &[all, fresh, failed]) => {
-                (total.all, total.fresh, total.failed) = (all, total.fresh + fresh, total.failed + failed);
-            }
+            (true, &[all, fresh, failed]) => shares.push(prepare::Compiled { all, fresh, failed }),
             _ => {
                 let why = format!("worker {share} of {cores} ended with {}", output.status);
                 return Err(Error::Definition { place: "--prepare".into(), why });
             }
         }
     }
-    let prepare::Compiled { all, fresh, failed } = total;
-    eprintln!("{all} kernels: {fresh} compiled now by {cores} processes, {failed} do not compile");
-    Ok(())
+    Ok(shares)
+}
+
+/// Says what the workers did about `all` kernels.
+pub(crate) fn report(all: usize, shares: &[prepare::Compiled]) {
+    let (fresh, failed): (usize, usize) = shares.iter().fold((0, 0), |sum, s| (sum.0 + s.fresh, sum.1 + s.failed));
+    eprintln!("{all} kernels: {fresh} compiled now by {} processes, {failed} do not compile", shares.len());
 }
 
 /// The share of the kernels that a worker compiles, from `K/N`.

@@ -137,7 +137,7 @@ fn measure(args: &MeasureArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let open = plan.missing(&args.out)?;
-    announce(&plan, &open, args)?;
+    announce(&plan, &open, args);
     if args.estimate {
         return Ok(ExitCode::SUCCESS);
     }
@@ -145,7 +145,9 @@ fn measure(args: &MeasureArgs) -> Result<ExitCode> {
     let bar = progress(open.len());
     let mut prepare = |cells: &[Cell]| {
         let keys: Vec<String> = cells.iter().map(Cell::key).collect();
-        bench_gpu::compile_everywhere(&keys.join("\n"))
+        let shares = bench_gpu::compile_everywhere(&keys.join("\n"))?;
+        bench_gpu::report(shares.iter().map(|share| share.all).sum(), &shares);
+        Ok(())
     };
     let record = study::measure(&plan, &args.out, &mut prepare, &mut |event| {
         show(&bar, &event);
@@ -218,7 +220,7 @@ fn told(plan: &Plan) -> Result<Vec<Cell>> {
 }
 
 /// Says what will be measured and how long it will take.
-fn announce(plan: &Plan, open: &[Cell], args: &MeasureArgs) -> Result<()> {
+fn announce(plan: &Plan, open: &[Cell], args: &MeasureArgs) {
     let Head { grid, shard_cells, .. } = &plan.head;
     let rows: usize = open.iter().map(|cell| plan.algorithms(cell.thorough).len()).sum();
     let there = shard_cells - open.len();
@@ -227,17 +229,14 @@ fn announce(plan: &Plan, open: &[Cell], args: &MeasureArgs) -> Result<()> {
     let time = minutes(plan.estimate(open));
     let mut text =
         format!("study, {grid} grid{shard}: {resumed}{} cells, {rows} measurements, about {time}", open.len());
-    if let (Device::Cuda(ordinal), false) = (args.device, open.is_empty()) {
-        let device = kronsparse::cuda::Device::open(ordinal)?;
+    if args.device != Device::Cpu {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let (kernels, seconds) = plan.kernels(open, device.machine(), cores);
-        text += &format!("; and up to {} to compile {kernels} kernels", minutes(seconds));
+        text += &format!(", and up to {} to compile kernels", minutes(plan.compilation(open.len(), cores)));
     }
     if let Some(limit) = args.minutes {
         text += &format!("; at most {}", minutes(60.0 * limit));
     }
     eprintln!("{text}");
-    Ok(())
 }
 
 /// A time as people say it.

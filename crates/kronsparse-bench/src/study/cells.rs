@@ -1,6 +1,6 @@
 //! What a study measures and in which order: the grid, the layers, a few patterns over many batch sizes; and its shards.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -33,6 +33,8 @@ const SWEEP_CPU: (&str, &[usize]) = ("1,64,64,16; 4,48,48,16", &[1, 16, 128, CPU
 /// One pattern in so many of the paper's grid is measured with every algorithm, and with energy where that is asked for;
 /// the others with those algorithms that can win.
 const THOROUGH_EVERY: usize = 48;
+/// And one layer in so many.
+const THOROUGH_LAYERS: usize = 4;
 
 /// Which patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,14 +162,8 @@ impl Cells {
             cache: vec![Cache::Cold],
         };
         let patterns = if grid == Grid::Paper { PAPER } else { QUICK };
-        let every = if grid == Grid::Paper { THOROUGH_EVERY } else { 1 };
         let of_grid = Definition::from_lines(patterns, &format!("--grid {grid}"), &sweep(&batch))?;
         let of_grid = spread(named(of_grid.cases, Part::GRID));
-        let mut distinct = HashMap::new();
-        for case in &of_grid {
-            let next = distinct.len();
-            distinct.entry(case.problem.chain.to_string()).or_insert(next);
-        }
         let mut layers = Definition::from_toml(LAYERS, "benchmarks/layers.toml", &sweep(&[]))?.cases;
         if grid == Grid::Quick {
             layers.retain(|c| c.problem.chain.rows().max(c.problem.chain.cols()) <= 1_536 && c.problem.batch < 256);
@@ -177,12 +173,12 @@ impl Cells {
         let in_grid = |case: &Case| of_grid.iter().any(|c| c.problem == case.problem && c.kind == case.kind);
         let batches = named(batches.cases.into_iter().filter(|case| !in_grid(case)).collect(), Part::BATCHES);
 
-        let cell = |case: Case| {
-            let at = distinct.get(&case.problem.chain.to_string());
-            Cell { thorough: at.is_none_or(|at| at % every == 0), case }
-        };
-        let parts = [of_grid, spread(layers), spread(batches)];
-        let parts = parts.map(|part| part.into_iter().map(cell).collect());
+        let layers = spread(layers);
+        let mut thorough = one_in(&of_grid, THOROUGH_EVERY);
+        thorough.extend(one_in(&layers, THOROUGH_LAYERS));
+        let quick = grid == Grid::Quick;
+        let cell = |case: Case| Cell { thorough: quick || thorough.contains(&case.problem.chain.to_string()), case };
+        let parts = [of_grid, layers, spread(batches)].map(|part| part.into_iter().map(cell).collect());
         Ok(Cells(weave(parts)))
     }
 
@@ -235,6 +231,18 @@ fn spread(cases: Vec<Case>) -> Vec<Case> {
         })
     };
     (0..conditions).flat_map(pass).collect()
+}
+
+/// One chain in so many, in the order in which they are first seen.
+fn one_in(cases: &[Case], every: usize) -> HashSet<String> {
+    let mut seen: Vec<String> = Vec::new();
+    let mut known = HashSet::new();
+    for chain in cases.iter().map(|case| case.problem.chain.to_string()) {
+        if known.insert(chain.clone()) {
+            seen.push(chain);
+        }
+    }
+    seen.into_iter().step_by(every).collect()
 }
 
 /// Cases that say which part they are.

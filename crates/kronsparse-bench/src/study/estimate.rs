@@ -22,8 +22,8 @@ const GPU_PACKED: f64 = 4e-9;
 const GPU_SPARSE: f64 = 6e-8;
 /// How much longer than its seconds an energy measurement takes: until the power is steady, and the counter's steps.
 const ENERGY_MORE: f64 = 0.5;
-/// Seconds for which a core compiles one kernel.
-pub(super) const COMPILE: f64 = 1.0;
+/// Seconds for which a core plans and compiles the kernels of a cell: about four, of which two permute.
+pub(super) const COMPILE: f64 = 2.0;
 
 /// Seconds that a cell will take.
 pub(super) fn seconds(cell: &Cell, plan: &Plan) -> f64 {

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::GpuMachine;
 
 use super::cells::{Cell, Cells, Request, Shard, key_of};
 use super::head::{Head, device_name};
@@ -17,8 +16,9 @@ use crate::record::{Ceiling, Record, Row, prepare_folder, write_whole};
 use crate::run::{Observer, share_of_roofline};
 use crate::{Error, Machine, Result, gpu};
 
-/// Cells of the first round on a GPU, whose kernels are compiled first; every later round has twice as many.
+/// Cells of the first round on a GPU, whose kernels are compiled before it; every later round has twice as many, up to a limit.
 const FIRST_ROUND: usize = 64;
+const LARGEST_ROUND: usize = 512;
 
 /// Where to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,27 +108,22 @@ impl Plan {
         cells.into_iter().map(|cell| estimate::seconds(cell, self)).sum()
     }
 
-    /// How many kernels a GPU needs for these cells, and the seconds that `cores` cores compile them where none is in the cache yet.
-    pub fn kernels(&self, cells: &[Cell], machine: &GpuMachine, cores: usize) -> (usize, f64) {
-        let of = |(thorough, cells): (bool, Vec<Cell>)| {
-            let definition = self.definition(&cells);
-            prepare::sources(&definition, self.algorithms(thorough), self.settings.memory_limit, machine)
-        };
-        let mut sources: Vec<String> = split(cells).into_iter().flat_map(of).collect();
-        sources.sort_unstable();
-        sources.dedup();
-        (sources.len(), sources.len() as f64 * estimate::COMPILE / cores.max(1) as f64)
+    /// Seconds that `cores` cores plan and compile the kernels of so many cells on a GPU, where none is in the cache yet; an estimate.
+    pub fn compilation(&self, cells: usize, cores: usize) -> f64 {
+        cells as f64 * estimate::COMPILE / cores.max(1) as f64
     }
 
-    /// Compiles every `of`-th kernel of these cells, beginning with number `share`, into the cache on the disk. For the worker processes of
-    /// a [`Prepare`].
+    /// Compiles the kernels of every `of`-th of these cells, beginning with number `share`, into the cache on the disk. For the worker
+    /// processes of a [`Prepare`].
     pub fn compile(&self, cells: &[Cell], ordinal: usize, (share, of): (usize, usize)) -> Result<prepare::Compiled> {
+        let own: Vec<Cell> = cells.iter().skip(share).step_by(of.max(1)).cloned().collect();
         let mut done = prepare::Compiled::default();
-        for (thorough, cells) in split(cells) {
+        for (thorough, cells) in split(&own) {
             let (definition, limit) = (self.definition(&cells), self.settings.memory_limit);
-            let part = prepare::compile(&definition, self.algorithms(thorough), limit, ordinal, (share, of))?;
-            (done.all, done.fresh, done.failed) =
-                (done.all + part.all, done.fresh + part.fresh, done.failed + part.failed);
+            let part = prepare::compile(&definition, self.algorithms(thorough), limit, ordinal, (0, 1))?;
+            done.all += part.all;
+            done.fresh += part.fresh;
+            done.failed += part.failed;
         }
         Ok(done)
     }
@@ -215,7 +210,7 @@ pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observ
     // The ceilings and the first round are begun in any case, so that there is a record.
     while from < open.len() && (before.is_none() || until.is_none_or(|until| Instant::now() < until)) {
         let round = &open[from..(from + size).min(open.len())];
-        (from, size) = (from + size, 2 * size);
+        (from, size) = (from + size, (2 * size).min(LARGEST_ROUND.max(first)));
         if plan.settings.device != Device::Cpu {
             prepare(round)?;
         }
@@ -379,17 +374,6 @@ mod tests {
     }
 
     #[test]
-    fn kernels_are_counted_once_and_compiled_by_all_cores() {
-        let plan = plan(Grid::Quick, Shard::default());
-        let machine = GpuMachine::h100();
-        let (some, all) = (plan.kernels(&plan.cells.0[..20], &machine, 2), plan.kernels(&plan.cells.0, &machine, 4));
-        assert!(0 < some.0 && some.0 < all.0, "{some:?} {all:?}");
-        assert_eq!(all.1, all.0 as f64 * estimate::COMPILE / 4.0);
-        let twice: Vec<Cell> = plan.cells.0.iter().chain(&plan.cells.0).cloned().collect();
-        assert_eq!(plan.kernels(&twice, &machine, 4), all);
-    }
-
-    #[test]
     fn the_estimate_is_shared_out_and_energy_takes_longer() {
         let whole = plan(Grid::Paper, Shard::default());
         let time = whole.estimate(&whole.cells.0);
@@ -398,10 +382,10 @@ mod tests {
             let part = shard.estimate(&shard.cells.0);
             assert!((part / time - 1.0 / 3.0).abs() < 0.01, "{number}: {part} of {time}");
         }
+        assert_eq!(whole.compilation(100, 4), 2.0 * whole.compilation(100, 8));
         let mut more = whole.clone();
         more.settings.energy = Some(0.4);
         assert!(more.estimate(&more.cells.0) > 1.1 * time);
-        println!("{time} s, {} cells", whole.cells.0.len());
     }
 
     #[test]
@@ -412,19 +396,6 @@ mod tests {
             let settings = Settings { budget: wrong, ..plan(Grid::Quick, Shard::default()).settings };
             let error = Plan::new(&request, Shard::default(), settings).unwrap_err().to_string();
             assert!(error.contains("--budget: expected a time"), "{error}");
-        }
-    }
-
-    #[test]
-    fn tmp_count() {
-        let plan = plan(Grid::Paper, Shard::default());
-        let watch = Instant::now();
-        for count in [64, 192, 448, 960, 1984, plan.cells.0.len()] {
-            println!(
-                "{count}: {:?} after {:?}",
-                plan.kernels(&plan.cells.0[..count], &GpuMachine::h100(), 16),
-                watch.elapsed()
-            );
         }
     }
 }

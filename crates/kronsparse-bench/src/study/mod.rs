@@ -14,6 +14,7 @@ mod measure;
 mod merge;
 mod page;
 mod published;
+mod tables;
 
 pub use cells::{Cell, Cells, Grid, Part, Request, Shard};
 pub use head::Head;

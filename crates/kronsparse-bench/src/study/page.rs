@@ -6,15 +6,14 @@ use std::fmt::Write;
 use kronsparse::plan::Algorithm;
 use serde_json::{Value, json};
 
-use super::analysis::{D_ORDER, Dense, Group, Point, QUANTILES, against_dense, groups, points, rewriting};
+use super::analysis::{D_ORDER, Group, Point, groups, points, rewriting};
 use super::cells::Part;
-use super::figures;
 use super::head::{Head, device_name};
 use super::heuristic::Heuristic;
-use super::published::{self, CLAIMS};
+use super::{figures, tables};
 use crate::format::{percent, ratio, seconds, significant};
 use crate::record::{Record, Row, Status};
-use crate::report::html::{SORT, STYLE, explain, figure, machine, sortable};
+use crate::report::html::{SORT, STYLE, explain, figure, machine};
 use crate::report::svg::escape;
 use crate::summary::warnings;
 
@@ -40,11 +39,11 @@ pub(super) fn page(record: &Record, head: &Head) -> String {
         tiles(all.first(), heuristic.as_ref(), &grid)
     );
     let _ = writeln!(body, "<div class=\"bar\">{}{}</div>", figures::legend(&points), filters(&points));
-    article(&mut body, &grid, &all, heuristic.as_ref());
+    tables::article(&mut body, &grid, &all, heuristic.as_ref());
     drawings(&mut body, &points, heuristic.as_ref());
-    standing(&mut body, &all);
-    dense(&mut body, &grid);
-    cells(&mut body, &points);
+    tables::standing(&mut body, &all);
+    tables::dense(&mut body, &grid);
+    tables::cells(&mut body, &points);
     method(&mut body, record, head);
     machine(&mut body, record);
     format!(
@@ -144,66 +143,8 @@ fn filters(points: &[Point<'_>]) -> String {
     )
 }
 
-/// A table that is not sorted; cells are HTML.
-fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
-    let heads: String = heads.iter().map(|h| format!("<th>{h}</th>")).collect();
-    let row =
-        |row: &Vec<String>| format!("<tr>{}</tr>\n", row.iter().map(|c| format!("<td>{c}</td>")).collect::<String>());
-    let rows: String = rows.iter().map(row).collect();
-    format!(
-        "<div class=\"wide\"><table class=\"facts\"><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>"
-    )
-}
-
-/// The article's figures beside those measured here.
-fn article(body: &mut String, grid: &[Point<'_>], all: &[Group], heuristic: Option<&Heuristic>) {
-    let f32 = |by: &str, value: &str| all.iter().find(|g| g.by == by && g.value == value);
-    let energy = |group: Option<&Group>| {
-        group.and_then(|g| g.energy.map(|e| (e, g.energy_cells))).map(|(energy, cells)| {
-            let change = if energy <= 1.0 {
-                format!("{} less", percent(1.0 - energy))
-            } else {
-                format!("{} more", percent(energy - 1.0))
-            };
-            format!("{change} ({cells} cells)")
-        })
-    };
-    let speedup = f32("dtype", "f32").map(|g| format!("{} ({} cells)", ratio(g.speedup.median), g.cells));
-    let share = rewriting(grid)
-        .first()
-        .map(|r| format!("up to {}, median {}", percent(r.quantiles[5]), percent(r.quantiles[2])));
-    let models = "not a part of this command: <code>python/examples/end_to_end.py</code>";
-    let here = [
-        speedup,
-        energy(f32("dtype", "f32")),
-        energy(f32("dtype and layout", "f32 bsl")),
-        energy(f32("dtype and layout", "f32 bsf")),
-        share,
-        Some(models.into()),
-        Some(models.into()),
-    ];
-    let rows: Vec<Vec<String>> = CLAIMS
-        .iter()
-        .zip(here)
-        .map(|(claim, here)| {
-            let here = here.unwrap_or_else(|| "not measured".into());
-            vec![claim.what.into(), claim.value.into(), here, format!("<small>{}</small>", claim.source)]
-        })
-        .collect();
-    let _ = writeln!(
-        body,
-        "<section id=\"article\"><h2>Beside the article</h2><p class=\"note\">Other hardware, other libraries, and the best of \
-         others patterns here and there: the two columns show whether the same holds, not which kernel is better.</p>{}",
-        table(&["figure", "the article", "here", "source"], &rows)
-    );
-    if let Some(h) = heuristic {
-        let _ = writeln!(body, "<p class=\"note\">{}</p>", escape(&sentence(h)));
-    }
-    body.push_str("</section>\n");
-}
-
 /// The heuristic in words.
-fn sentence(h: &Heuristic) -> String {
+pub(super) fn sentence(h: &Heuristic) -> String {
     let threshold = if h.threshold.is_finite() {
         format!("at (b + c)/(b·c) ≥ {}", significant(h.threshold))
     } else {
@@ -279,134 +220,6 @@ fn drawings(body: &mut String, points: &[Point<'_>], heuristic: Option<&Heuristi
     }
 }
 
-/// Speed-up and energy by element type, layout and d.
-fn standing(body: &mut String, all: &[Group]) {
-    let row = |g: &Group| {
-        let value =
-            if g.by == "all" { "<b>all</b>".into() } else { format!("{} <small>{}</small>", escape(&g.value), g.by) };
-        let energy = g.energy.map_or("–".into(), |e| format!("{} <small>{} cells</small>", ratio(e), g.energy_cells));
-        let s = &g.speedup;
-        let quartiles = format!("{} to {}", ratio(s.q1), ratio(s.q3));
-        let extremes = format!("{} to {}", ratio(s.min), ratio(s.max));
-        let won = percent(g.wins as f64 / g.cells as f64);
-        vec![value, g.cells.to_string(), won, ratio(s.median), quartiles, extremes, energy]
-    };
-    let _ = writeln!(
-        body,
-        "<section id=\"standing\"><h2>Ours against the best of all others</h2><p class=\"note\">Cells of the grid; the median of the \
-         speed-ups, the middle half of them, the worst and the best.</p>{}</section>",
-        table(
-            &["cells", "number", "won", "median", "middle half", "all", "energy"],
-            &all.iter().map(row).collect::<Vec<_>>()
-        )
-    );
-}
-
-/// Rewriting memory in quantiles, and where dense is better.
-fn dense(body: &mut String, grid: &[Point<'_>]) {
-    let shares = rewriting(grid);
-    if !shares.is_empty() {
-        let heads: Vec<String> = QUANTILES.iter().map(|q| format!("{:.0} %", 100.0 * q)).collect();
-        let heads: Vec<&str> = ["cells", "number"].into_iter().chain(heads.iter().map(String::as_str)).collect();
-        let row = |r: &super::analysis::Rewriting| {
-            let quantiles = r.quantiles.iter().map(|q| percent(*q));
-            [escape(&r.value), r.cells.to_string()].into_iter().chain(quantiles).collect()
-        };
-        let _ = writeln!(
-            body,
-            "<section><h2>Share of rewriting memory</h2><p class=\"note\">Quantiles of the share of permute-bmm's time; the article says up to \
-             {}.</p>{}</section>",
-            percent(published::REWRITING),
-            table(&heads, &shares.iter().map(row).collect::<Vec<_>>())
-        );
-    }
-    let classes = against_dense(grid);
-    if !classes.is_empty() {
-        let row = |c: &super::analysis::AgainstDense| {
-            vec![
-                c.sparsity.clone(),
-                c.cells.to_string(),
-                percent(c.faster as f64 / c.cells as f64),
-                figures::times(c.median),
-                c.unmeasured.to_string(),
-            ]
-        };
-        let _ = writeln!(
-            body,
-            "<section id=\"dense\"><h2>Where a Kronecker-sparse matrix beats the dense one</h2><p class=\"note\">By how many times fewer \
-             weights it has, a·d. Dense products that take longer than ours even at the machine's measured peak are not run; they \
-             count as slower.</p>{}</section>",
-            table(
-                &[
-                    "a·d",
-                    "cells",
-                    "ours faster",
-                    "median of dense's time over ours, where measured",
-                    "not run, but slower"
-                ],
-                &classes.iter().map(row).collect::<Vec<_>>()
-            )
-        );
-    }
-}
-
-/// Every cell in a line. Numbers stand without units, so that the script sorts them as they are.
-fn cells(body: &mut String, points: &[Point<'_>]) {
-    let micro = |row: Option<&Row>| row.and_then(|r| r.median_s).map_or("–".into(), |s| format!("{:.2}", s * 1e6));
-    let number = |x: Option<f64>| x.map_or("–".into(), significant);
-    let mut rows = String::new();
-    for (at, point) in points.iter().enumerate() {
-        let own = point.ours;
-        let dense = match point.over_dense {
-            Dense::Measured(times) => Some(times),
-            _ => None,
-        };
-        let class = match point.wins() {
-            Some(true) => " class=\"won\"",
-            Some(false) => " class=\"lost\"",
-            None => "",
-        };
-        let _ = writeln!(
-            rows,
-            "<tr data-i=\"{at}\"{class}><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
-            escape(&own.chain.to_string()).replace(")(", ")<wbr>("),
-            point.part.name(),
-            own.dtype,
-            own.layout,
-            own.n,
-            number(point.ratio),
-            micro(Some(own)),
-            micro(point.best),
-            point.best.map_or("–", |row| row.algorithm.name()),
-            number(point.speedup),
-            number(dense),
-            number(point.energy),
-            number(point.rewriting),
-        );
-    }
-    let heads = [
-        "chain",
-        "part",
-        "dtype",
-        "layout",
-        ">n",
-        ">(b + c)/(b·c)",
-        ">ours, µs",
-        ">best other, µs",
-        "which",
-        ">speed-up",
-        ">dense ÷ ours",
-        ">energy",
-        ">rewriting",
-    ];
-    let _ = writeln!(
-        body,
-        "<section id=\"cells\"><h2>Every cell</h2><p class=\"note\">Click a heading to sort; rest on a line for the plans and all figures, which \
-         are in <code>samples.csv</code> beside this page.</p>{}</section>",
-        sortable(&heads, &rows)
-    );
-}
-
 /// What the script knows of every cell, as JSON that may stand in HTML.
 fn data(points: &[Point<'_>]) -> String {
     let (mut plans, mut places): (Vec<String>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
@@ -472,4 +285,70 @@ fn method(body: &mut String, record: &Record, head: &Head) {
         list(&head.algorithms),
         if head.algorithms == head.algorithms_elsewhere { "the same".into() } else { list(&head.algorithms_elsewhere) },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::analysis::tests::made_up;
+    use super::super::cells::Grid;
+    use super::*;
+
+    fn head(cells: usize) -> Head {
+        Head {
+            grid: Grid::Quick,
+            dtypes: Vec::new(),
+            layouts: Vec::new(),
+            batch: Vec::new(),
+            cells,
+            digest: String::new(),
+            device: "cpu".into(),
+            algorithms: vec![Algorithm::Fused, Algorithm::Dense, Algorithm::PermuteBmm],
+            algorithms_elsewhere: vec![Algorithm::Fused],
+            budget_s: 0.1,
+            energy_s: None,
+            threads: 2,
+            shard: "1/1".into(),
+            shard_cells: cells,
+            merged: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_page_has_every_cell_and_needs_nothing_from_outside() {
+        let mut record = made_up();
+        record.rows[0].plan = "tiles of 4 </script><b>".into();
+        let page = page(&record, &head(5));
+        for forbidden in ["http://", "https://", "src=", "@import", "url(", "NaN", "inf"] {
+            assert!(!page.contains(forbidden), "the page contains `{forbidden}`");
+        }
+        assert_eq!(page.matches("<tr data-i=").count(), 4);
+        assert_eq!(page.matches("</script>").count(), 2);
+        assert!(page.contains("4 of 5 cells are measured; the other 1 are not yet."));
+        assert!(
+            page.contains("Ours is 1.15× as fast as the best of all others in the median over the 4 measured cells")
+        );
+        // Beside the article: f32 in all four cells, and by layout.
+        for figure in ["1.15× (4 cells)", "25 % less (4 cells)", "25 % more (2 cells)", "up to 70 %, median 40 %"] {
+            assert!(page.contains(figure), "`{figure}` is missing");
+        }
+        let data = page.split("id=\"data\">").nth(1).and_then(|rest| rest.split("</script>").next()).unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(data["cells"].as_array().unwrap().len(), 4);
+        assert_eq!((&data["cells"][1]["speedup"], &data["cells"][1]["rewriting"]), (&json!(2.0), &json!(0.5)));
+        let plan = data["cells"][0]["rows"][0][6].as_u64().unwrap() as usize;
+        assert_eq!(data["plans"][plan], "tiles of 4 </script><b>");
+    }
+
+    #[test]
+    fn an_empty_study_has_a_page_and_conclusions_too() {
+        let mut record = made_up();
+        record.rows.clear();
+        let page = page(&record, &head(5));
+        assert!(page.contains("There is nothing to compare") && page.contains("0 of 5 cells") && !page.contains("NaN"));
+        assert_eq!(conclusions(&record).len(), 1);
+        let said = conclusions(&made_up());
+        assert!(said[1].contains("0.750× the least of all others"), "{said:?}");
+        assert!(said[2].contains("at (b + c)/(b·c) ≥ 0.250 is right in 75 % of 4 cells"), "{said:?}");
+        assert!(said[2].contains("in 88 % of the pairs"), "{said:?}");
+    }
 }
