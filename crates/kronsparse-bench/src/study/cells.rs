@@ -28,7 +28,7 @@ const SWEEP_GPU: (&str, &[usize]) = (
     "1,64,64,64; 1,768,192,2; 1,128,128,16; 4,256,256,4",
     &[1, 16, 128, 1_024, 8_192, PAPER_BATCH, 50_176, 100_352, 200_704],
 );
-const SWEEP_CPU: (&str, &[usize]) = ("1,64,64,4; 1,48,48,16", &[1, 16, 128, CPU_BATCH, 4_096]);
+const SWEEP_CPU: (&str, &[usize]) = ("1,64,64,4; 1,48,48,16", &[1, 16, 128, CPU_BATCH, 2_048]);
 
 /// One pattern in so many of the paper's grid is measured with every algorithm, and with energy where that is asked for;
 /// the others with those algorithms that can win.
