@@ -33,9 +33,11 @@ struct Inner {
     /// By source. An entry lives as long as an operator uses it.
     kernels: Mutex<HashMap<String, Weak<Kernel>>>,
     /// Planning takes milliseconds, and the layers of a model are alike.
-    plans: Mutex<HashMap<(ChainProblem, Option<usize>), Arc<ChainPlan>>>,
+    plans: Mutex<Plans>,
 }
 
+/// By the problem and the bytes of weights that a library may have.
+type Plans = HashMap<(ChainProblem, Option<usize>), Arc<ChainPlan>>;
 /// So many plans are kept.
 const PLANS: usize = 256;
 
