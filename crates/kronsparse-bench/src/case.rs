@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use kronsparse::cpu::{Operator, Options, Scratch};
 use kronsparse::measure::{Evictor, Stopwatch, Summary};
 use kronsparse::plan::{Algorithm, Problem};
+use kronsparse::tune::Tuning;
 use kronsparse::{Chain, DType, Scalar};
 use num_complex::{Complex32, Complex64};
 
@@ -157,7 +158,8 @@ fn prepare<T: Scalar>(
         if need > limit { Err((Status::Skipped, reason())) } else { Ok(()) }
     };
     check("the weights", weight_bytes(problem, algorithm))?;
-    let options = Options { algorithm, threads: bench.threads, ..Options::default() };
+    // What a user's store says is in no record.
+    let options = Options { algorithm, threads: bench.threads, tuning: Tuning::Off, ..Options::default() };
     let operator = guarded(|| Operator::new(chain, options))?;
     let scratch = operator.apply_scratch(problem.batch, problem.layout);
     check("the working arrays", scratch as f64)?;

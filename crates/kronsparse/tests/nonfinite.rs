@@ -3,7 +3,8 @@
 //! [`Algorithm::Dense`] and, where `d > 1`, [`Algorithm::Bsr`] multiply zeros that they store, and `0 · NaN` is NaN: that
 //! is what these two algorithms are. For them the affected outputs must be affected too, and what they may affect
 //! besides is computed from the zeros they store ([`Algorithm::Dense`]: the whole vector; [`Algorithm::Bsr`]: the lanes of
-//! the same super-block). Every other algorithm, and the planner's choice, is held to the exact set.
+//! the same super-block). Every other algorithm, and the planner's choice (which no store of measurements changes here), is held to
+//! the exact set.
 
 mod harness;
 
@@ -13,6 +14,7 @@ use harness::stream;
 use kronsparse::cpu::{Operator, Options, Scratch};
 use kronsparse::plan::Algorithm;
 use kronsparse::scalar::Wide;
+use kronsparse::tune::Tuning;
 use kronsparse::{Activation, Chain, ChainPattern, ChainSpec, DType, Factor, Layout, Pattern, Scalar, reference};
 
 /// d = 1, 3 and 16; one dimension of one; odd and round blocks; chains of two and three factors, one not chainable.
@@ -74,8 +76,11 @@ struct Subject<T: Scalar> {
 
 impl<T: Scalar> Subject<T> {
     fn new(chain: &Chain<T>, algorithm: Algorithm, bias: Option<Vec<T>>, activation: Activation) -> Subject<T> {
-        let operator =
-            Operator::new(chain, Options { bias, activation, algorithm, threads: 2, ..Options::default() }).unwrap();
+        let operator = Operator::new(
+            chain,
+            Options { bias, activation, algorithm, threads: 2, tuning: Tuning::Off, ..Options::default() },
+        )
+        .unwrap();
         Subject { chain: chain.clone(), algorithm, operator }
     }
 

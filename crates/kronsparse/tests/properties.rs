@@ -12,6 +12,7 @@ use harness::stream;
 use kronsparse::cpu::{Operator, Options, Scratch};
 use kronsparse::plan::Algorithm;
 use kronsparse::scalar::Wide;
+use kronsparse::tune::Tuning;
 use kronsparse::{
     Chain, ChainPattern, Error, Factor, Layout, Matrix, Pattern, Scalar, reference, relative_error, relative_error_wide,
 };
@@ -79,7 +80,7 @@ fn whole_vector<T: Scalar>(len: usize, rng: &mut Rng) -> Vec<T> {
 }
 
 fn multiply<T: Scalar>(chain: &Chain<T>, x: &[T], n: usize, layout: Layout, algorithm: Algorithm) -> Vec<T> {
-    let options = Options { algorithm, threads: 2, ..Options::default() };
+    let options = Options { algorithm, threads: 2, tuning: Tuning::Off, ..Options::default() };
     Operator::new(chain, options).unwrap().multiply(x, n, layout).unwrap()
 }
 
@@ -281,7 +282,9 @@ proptest! {
 fn rounded<T: Scalar>(pattern: &ChainPattern, n: [usize; 2], layout: Layout, algorithm: Algorithm, seed: u64) {
     let mut rng = rng_of(seed);
     let weights = Weights::<T>::draw(pattern, false, Draw::Aligned, &mut rng);
-    let operator = Operator::new(&weights.chain, Options { algorithm, threads: 2, ..Options::default() }).unwrap();
+    let operator =
+        Operator::new(&weights.chain, Options { algorithm, threads: 2, tuning: Tuning::Off, ..Options::default() })
+            .unwrap();
     let (rows, cols, total) = (weights.chain.rows(), weights.chain.cols(), n[0] + n[1]);
     let tolerance = T::DTYPE.tolerance(pattern.longest_sum(), pattern.patterns().len());
     let x = weights.draw_input(total, Layout::BatchFirst, &mut rng);

@@ -5,7 +5,7 @@ one stride leads from block to block and one dimension of a block is contiguous.
 (*by rows*), which suits ``d = 1``; between two factors they are kept *by features*, side by side, which suits ``a = 1``
 as well. From one order to the other they go by products with the identity: on an H100, a product that turns 8192
 vectors of 4096 bfloat16 numbers takes 60 µs, a transposing copy 260, and a copy lane by lane 730. The numbers stay what
-they are, but that infinity makes NaN of its neighbours.
+they are, but that infinity makes NaN of its neighbours. 32-bit numbers, which a product may round to TF32, are copied.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _turned(data: Tensor, to_rows: bool) -> Tensor:
     """Vectors by rows, from vectors by features, or the other way."""
     features, n = data.shape if to_rows else data.shape[::-1]
     size = next((size for size in (64, 32, 48, 16) if features % size == 0), None)
-    if size is None:
+    if size is None or data.dtype in (torch.float32, torch.complex64):
         return data.t().contiguous()
     blocks = features // size
     turn = _identity(size, data.dtype, data.device).expand(blocks, size, size)

@@ -200,10 +200,8 @@ class _Limits:
     def rate_at(self, step: int, elapsed: float) -> float:
         """Of a step, the first being 0, that begins after so many seconds."""
         warm = max(1, min(self.steps // 10, 100))
-        if step < warm:
-            return self.rate * (step + 1) / warm
-        done = max((step - warm) / max(1, self.steps - warm), elapsed / self.seconds)
-        return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        done = max((step - warm) / max(1, self.steps - warm), elapsed / self.seconds, 0.0)
+        return self.rate * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def _train(

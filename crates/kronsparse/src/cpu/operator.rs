@@ -191,7 +191,7 @@ impl<T: Scalar> Operator<T> {
 
     /// The engine for `n` vectors, and on how many threads.
     fn way(&self, n: usize, layout: Layout) -> (&Engine<T>, usize) {
-        match self.tuned.way(n, layout) {
+        match self.tuned.way(n, layout, self.threads()) {
             Some(choice) => {
                 (self.tuned.engine(choice).unwrap_or(&self.engine), choice.threads.unwrap_or_else(|| self.threads()))
             }
@@ -337,14 +337,14 @@ impl<T: Scalar> Operator<T> {
 
     /// The algorithm for `n` vectors in `layout`; never [`Algorithm::Auto`].
     pub fn algorithm(&self, n: usize, layout: Layout) -> Algorithm {
-        self.tuned.way(n, layout).map_or(self.algorithm, |choice| choice.algorithm)
+        self.tuned.way(n, layout, self.threads()).map_or(self.algorithm, |choice| choice.algorithm)
     }
 
     /// How `n` vectors in `layout` are multiplied, in words, with what was measured of it.
     pub fn explain(&self, n: usize, layout: Layout) -> String {
         let ((_, threads), algorithm) = (self.way(n, layout), self.algorithm(n, layout));
         let plural = if threads == 1 { "" } else { "s" };
-        format!("{algorithm} on up to {threads} thread{plural}{}", self.tuned.why(n, layout))
+        format!("{algorithm} on up to {threads} thread{plural}{}", self.tuned.why(n, layout, self.threads()))
     }
 
     fn tile(&self, batch: usize, layout: Layout, threads: usize) -> Tile {

@@ -25,9 +25,8 @@ pub(super) struct Wide {
     round: Pass,
     x: Arc<Buffer<f32>>,
     y: Arc<Buffer<f32>>,
+    n: usize,
     layout: Layout,
-    /// The steps in f32, in words.
-    steps: String,
 }
 
 impl Wide {
@@ -50,7 +49,8 @@ impl Wide {
 
 impl fmt::Display for Wide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the chain in f32, between a pass over X and one over Y: {}", self.steps)
+        let steps = self.chain.summary(self.n, self.layout).unwrap_or_else(|error| error.to_string());
+        write!(f, "the chain in f32, between a pass over X and one over Y: {steps}")
     }
 }
 
@@ -95,15 +95,16 @@ impl<T: Scalar> Operator<T> {
             aligned,
         };
         let added = if self.join == Join::Residual { Join::Residual } else { Join::None };
-        chain.prepare(n, layout)?;
+        // Its arrays are aligned, as all that are allocated.
+        chain.prepared(Key { n, layout, aligned: true, apart: false })?;
         let wide = Wide {
             chain: chain.clone(),
             widen: Pass::load::<T, f32>(&self.device, &pass(self.cols(), Join::None))?,
             round: Pass::load::<f32, T>(&self.device, &pass(self.rows(), added))?,
             x,
             y,
+            n,
             layout,
-            steps: chain.summary(n, layout)?,
         };
         Ok(self.step(Part::Whole, Way::Wide(Box::new(wide)), "as was asked".into()))
     }
@@ -125,6 +126,8 @@ impl<T: Scalar> Operator<T> {
         let widen = Pass::load::<T, f32>(&self.device, &shape)?;
         self.device.bind()?;
         let stream = Stream::new(&self.device)?;
+        // Whoever writes X is done.
+        self.device.synchronize()?;
         // SAFETY: the caller has checked that X is long enough and of this GPU; all work is done before anything is let go.
         unsafe { widen.run(x.pointer(), 0, wide.pointer(), n, &stream) }?;
         stream.synchronize()?;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Join;
 use crate::plan::gpu::{ChainProblem, Precision};
 use crate::{ChainPattern, ChainSpec, Error, Result};
 
@@ -176,6 +177,9 @@ pub(super) fn is_complete(steps: &[Step], problem: &ChainProblem) -> bool {
             _ => return false,
         }
         joined = step.count == 0;
+        if joined && (problem.join == Join::None || *step != Step::join()) {
+            return false;
+        }
     }
     next == 0
 }

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use half::{bf16, f16};
 use kronsparse::cuda::{Buffer, Device, Event, Operator, Options, Plans, Stream};
 use kronsparse::plan::Algorithm;
+use kronsparse::tune::Tuning;
 use kronsparse::{Activation, Chain, ChainPattern, Error, Factor, Layout, Pattern, Scalar, reference};
 use num_complex::Complex32;
 
@@ -19,7 +20,7 @@ pub(crate) fn three<T: Scalar>(rng: &mut Rng) -> Weights<T> {
 }
 
 fn options<T: Scalar>(weights: &Weights<T>, activation: Activation) -> Options<T> {
-    Options { bias: weights.bias.clone(), activation, ..Options::default() }
+    Options { bias: weights.bias.clone(), activation, tuning: Tuning::Off, ..Options::default() }
 }
 
 /// This project's kernels, whatever else would be faster.

@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use half::{bf16, f16};
 use kronsparse::cuda::{Device, Operator, Options};
+use kronsparse::tune::Tuning;
 use kronsparse::{Activation, ChainPattern, DType, Layout, Scalar, reference};
 
 use crate::harness::inputs::{Draw, Weights};
@@ -10,8 +11,13 @@ use crate::harness::judge::compare;
 
 fn one<T: Scalar>(device: &Device, pattern: &ChainPattern, rng: &mut Rng) {
     let weights = Weights::<T>::draw(pattern, true, Draw::of(pattern, 1), rng);
-    let options =
-        Options { bias: weights.bias.clone(), activation: Activation::Relu, combine: true, ..Options::default() };
+    let options = Options {
+        bias: weights.bias.clone(),
+        activation: Activation::Relu,
+        combine: true,
+        tuning: Tuning::Off,
+        ..Options::default()
+    };
     let operator = Operator::new(device, &weights.chain, options).unwrap();
     for (n, layout) in [(1, Layout::BatchFirst), (300, Layout::BatchFirst), (77, Layout::BatchLast)] {
         let x = weights.draw_input(n, layout, rng);

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use kronsparse::cuda::timing::Caches;
 use kronsparse::cuda::{Buffer, Device, Operator, Options, Stream};
 use kronsparse::plan::{Algorithm, Hidden};
+use kronsparse::tune::Tuning;
 use kronsparse::{Activation, Chain, ChainPattern, Join, Layout, Scalar, reference};
 
 use super::behaviour::three;
@@ -27,8 +28,15 @@ fn one<T: Scalar<Wide = f64>>(device: &Device, unit: f64, rng: &mut Rng) {
     {
         for (n, layout) in [(1, Layout::BatchFirst), (19, Layout::BatchFirst), (300, Layout::BatchLast)] {
             let make = |hidden: Hidden, algorithm: Algorithm| {
-                let options =
-                    Options { bias: weights.bias.clone(), activation, join, hidden, algorithm, ..Options::default() };
+                let options = Options {
+                    bias: weights.bias.clone(),
+                    activation,
+                    join,
+                    hidden,
+                    algorithm,
+                    tuning: Tuning::Off,
+                    ..Options::default()
+                };
                 Operator::new(device, &weights.chain, options).unwrap()
             };
             let wide = make(Hidden::Wide, Algorithm::Auto);
@@ -84,7 +92,7 @@ pub(crate) fn hidden_in_f32(device: &Device) -> Result<(), String> {
     let chain = Chain::from_fn(&pattern, |at, _, _, _, _| f16::from_f32(if at == 0 { 1e-4 } else { 60.0 }));
     let x = vec![f16::from_f32(60.0); 5 * 1024];
     let multiply = |hidden: Hidden| {
-        let options = Options { hidden, algorithm: Algorithm::Fused, ..Options::default() };
+        let options = Options { hidden, algorithm: Algorithm::Fused, tuning: Tuning::Off, ..Options::default() };
         Operator::new(device, &chain, options).unwrap().multiply(&x, 5, Layout::BatchFirst).unwrap()
     };
     let expected = reference::multiply(&chain, None, Activation::None, &x, 5, Layout::BatchFirst);
