@@ -264,10 +264,12 @@ def test_healing_ends_in_time_with_the_rate_at_zero(monkeypatch):
         parameters="0.factors.?",
         progress=lambda *state: names.append(state[0]),
     ).phases
-    # A warm-up of a hundred steps, then down to nothing within the seconds.
+    # Up within a hundred steps, as far as the clock allows, then down to nothing within the seconds.
     assert phase.steps == len(rates) == len(names) == 400 and not phase.stopped_early
-    assert rates[0] == pytest.approx(1e-4) and rates[99] == pytest.approx(1e-2) and max(rates) == rates[99]
-    assert all(x >= y for x, y in zip(rates[99:], rates[100:])) and rates[-1] == 0
+    peak = rates.index(max(rates))
+    assert rates[0] == pytest.approx(1e-4, rel=1e-3) and 80 <= peak < 100 and 8e-3 < rates[peak] < 1e-2
+    assert all(x <= y for x, y in zip(rates[:peak], rates[1 : peak + 1]))
+    assert all(x >= y for x, y in zip(rates[peak:], rates[peak + 1 :])) and rates[-1] == 0
     # The bias was not among those that were named.
     assert torch.equal(student[0].bias, teacher[0].bias)
     assert phase.history[-1][0] == 400

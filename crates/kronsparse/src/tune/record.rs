@@ -264,3 +264,26 @@ fn problem(text: &Text) -> Result<ChainProblem> {
         join: text.join.parse()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Algorithm;
+    use crate::plan::gpu::Cut;
+    use crate::{DType, Layout};
+
+    #[test]
+    fn a_pass_comes_last_and_only_where_something_is_joined() {
+        let chain = ChainPattern::monarch(16, 16, 4, 4).unwrap();
+        let plain = ChainProblem::new(chain, DType::F16, Layout::BatchFirst, 8);
+        let joined = ChainProblem { join: Join::Residual, ..plain.clone() };
+        let one = |at| Step::algorithm(Cut { at, count: 1 }, Algorithm::Dense);
+        let steps = |extra: &[Step]| [&[one(1), one(0)][..], extra].concat();
+        assert!(is_complete(&steps(&[]), &plain) && is_complete(&steps(&[]), &joined));
+        assert!(is_complete(&steps(&[Step::join()]), &joined));
+        assert!(!is_complete(&steps(&[Step::join()]), &plain));
+        assert!(!is_complete(&steps(&[Step { count: 0, ..one(0) }]), &joined));
+        assert!(!is_complete(&steps(&[Step::join(), Step::join()]), &joined));
+        assert!(!is_complete(&[one(0), one(1)], &plain) && !is_complete(&[one(1)], &plain));
+    }
+}
