@@ -13,8 +13,8 @@ use super::{estimate, page};
 use crate::definition::Definition;
 use crate::gpu::prepare;
 use crate::journal::{self, grouped};
-use crate::record::{Ceiling, Record, Row, prepare_folder, write_whole};
-use crate::run::{Observer, share_of_roofline};
+use crate::record::{Record, Row, prepare_folder, write_whole};
+use crate::run::{Earlier, Observer, share_of_roofline};
 use crate::{Error, Machine, Result, gpu};
 
 /// Cells of the first round, whose kernels are compiled before it on a GPU; every later round has twice as many, up to a limit. Thorough
@@ -221,13 +221,7 @@ pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observ
         }
         for (thorough, cells) in split(round) {
             let definition = plan.definition(&cells);
-            let seed = before.as_ref().map(|record| record.settings.seed);
-            let mut record = run(plan, thorough, &definition, (folder, seed, until), observe)?;
-            if let Some(before) = &before {
-                record.settings.date.clone_from(&before.settings.date);
-                record.settings.duration_s += before.settings.duration_s;
-                raise(&mut record.ceilings, &before.ceilings);
-            }
+            let record = run(plan, thorough, &definition, (folder, before.as_ref(), until), observe)?;
             write_whole(&folder.join("machine.toml"), &record.to_toml())?;
             before = Some(record);
         }
@@ -247,12 +241,13 @@ fn run(
     plan: &Plan,
     thorough: bool,
     definition: &Definition,
-    (folder, seed, until): (&Path, Option<u64>, Option<Instant>),
+    (folder, before, until): (&Path, Option<&Record>, Option<Instant>),
     observe: Observer<'_>,
 ) -> Result<Record> {
     let Settings { device, budget, energy, threads, memory_limit, longest, give_up, ref command, .. } = plan.settings;
     let (algorithms, command) = (plan.algorithms(thorough).to_vec(), command.clone());
     let folder: Option<PathBuf> = Some(folder.to_path_buf());
+    let (seed, earlier) = (before.map(|record| record.settings.seed), before.map(Earlier::of));
     match device {
         Device::Cpu => {
             let options = crate::Options {
@@ -265,6 +260,7 @@ fn run(
                 folder,
                 resume: true,
                 until,
+                earlier,
             };
             crate::run(definition, &options, observe)
         }
@@ -283,6 +279,7 @@ fn run(
                 folder,
                 resume: true,
                 until,
+                earlier,
             };
             gpu::run(definition, &options, observe)
         }
@@ -333,19 +330,6 @@ fn device_of(device: Device) -> Result<String> {
     match device {
         Device::Cpu => Ok(device_name(&Machine::detect())),
         Device::Cuda(ordinal) => Ok(kronsparse::cuda::Device::open(ordinal)?.name().to_string()),
-    }
-}
-
-/// The better of two ceilings counts.
-pub(super) fn raise(ceilings: &mut Vec<Ceiling>, others: &[Ceiling]) {
-    for other in others {
-        match ceilings.iter_mut().find(|c| c.dtype == other.dtype && c.threads == other.threads) {
-            Some(own) => {
-                own.flops_per_second = own.flops_per_second.max(other.flops_per_second);
-                own.bytes_per_second = own.bytes_per_second.max(other.bytes_per_second);
-            }
-            None => ceilings.push(other.clone()),
-        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::cells::{Shard, key_of};
 use super::head::{Head, device_name};
-use super::measure::{lacking, lock, order, raise, read, write_page};
+use super::measure::{lacking, lock, order, read, write_page};
 use crate::record::{Record, prepare_folder};
+use crate::run::raise;
 use crate::{Error, Result};
 
 /// Merges the shards in `folders` into the folder `out`; machines and threads may differ only if `mixed`.
