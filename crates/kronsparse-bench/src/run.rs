@@ -261,3 +261,21 @@ pub(crate) fn share_of_roofline(record: &mut Record) {
         .collect();
     record.rows.iter_mut().zip(shares).for_each(|(row, share)| row.roofline_share = share);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_better_of_two_ceilings_counts_and_others_stay() {
+        let ceiling = |dtype: DType, flops_per_second, bytes_per_second| Ceiling {
+            dtype: dtype.into(),
+            threads: 2,
+            flops_per_second,
+            bytes_per_second,
+        };
+        let mut own = vec![ceiling(DType::F32, 5e10, 1e10)];
+        raise(&mut own, &[ceiling(DType::F32, 4e10, 2e10), ceiling(DType::F64, 1e10, 1e10)]);
+        assert_eq!(own, [ceiling(DType::F32, 5e10, 2e10), ceiling(DType::F64, 1e10, 1e10)]);
+    }
+}
