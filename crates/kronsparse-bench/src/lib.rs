@@ -36,4 +36,4 @@ pub use error::{Error, Result};
 pub use kind::Kind;
 pub use machine::Machine;
 pub use record::{Ceiling, Record, Row, Settings, Status};
-pub use run::{Event, Observer, Options, run};
+pub use run::{Earlier, Event, Observer, Options, run};

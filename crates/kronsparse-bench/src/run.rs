@@ -36,6 +36,47 @@ pub struct Options {
     pub resume: bool,
     /// No case is begun after this moment; the record has what is there.
     pub until: Option<Instant>,
+    /// What earlier runs into `folder` recorded, which this one adds to.
+    pub earlier: Option<Earlier>,
+}
+
+/// What earlier runs into a folder recorded and a later run keeps: when they began, how long they took, and their ceilings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Earlier {
+    /// When the first run began.
+    pub date: String,
+    /// How long they took together, in seconds.
+    pub duration_s: f64,
+    /// The best that they measured.
+    pub ceilings: Vec<Ceiling>,
+}
+
+impl Earlier {
+    /// What a record says of the runs until then.
+    pub fn of(record: &Record) -> Earlier {
+        let (date, duration_s) = (record.settings.date.clone(), record.settings.duration_s);
+        Earlier { date, duration_s, ceilings: record.ceilings.clone() }
+    }
+
+    /// Puts it into the record of a run that says nothing but that run's own.
+    pub(crate) fn add_to(&self, record: &mut Record) {
+        record.settings.date.clone_from(&self.date);
+        record.settings.duration_s += self.duration_s;
+        raise(&mut record.ceilings, &self.ceilings);
+    }
+}
+
+/// The better of two ceilings counts.
+pub(crate) fn raise(ceilings: &mut Vec<Ceiling>, others: &[Ceiling]) {
+    for other in others {
+        match ceilings.iter_mut().find(|c| c.dtype == other.dtype && c.threads == other.threads) {
+            Some(own) => {
+                own.flops_per_second = own.flops_per_second.max(other.flops_per_second);
+                own.bytes_per_second = own.bytes_per_second.max(other.bytes_per_second);
+            }
+            None => ceilings.push(other.clone()),
+        }
+    }
 }
 
 impl Default for Options {
@@ -50,6 +91,7 @@ impl Default for Options {
             folder: None,
             resume: false,
             until: None,
+            earlier: None,
         }
     }
 }
@@ -131,6 +173,9 @@ fn measure(definition: &Definition, options: &Options, threads: usize, observe: 
         ceilings: ceilings.clone(),
         rows: Vec::new(),
     };
+    if let Some(earlier) = &options.earlier {
+        earlier.add_to(&mut record);
+    }
     if let Some(folder) = &options.folder {
         // So that what is there can be read even if the run is killed.
         write_whole(&folder.join("machine.toml"), &record.to_toml())?;
@@ -160,8 +205,8 @@ fn measure(definition: &Definition, options: &Options, threads: usize, observe: 
     }
     // The machine may have been busier at the start than at the end, or the other way round: the best of both counts.
     raise_ceilings(&mut ceilings, definition, threads, evictor.bytes(), observe);
-    record.ceilings = ceilings;
-    record.settings.duration_s = watch.seconds();
+    raise(&mut record.ceilings, &ceilings);
+    record.settings.duration_s += watch.seconds();
     record.rows = ledger.finish();
     share_of_roofline(&mut record);
     Ok(record)
@@ -215,4 +260,22 @@ pub(crate) fn share_of_roofline(record: &mut Record) {
         })
         .collect();
     record.rows.iter_mut().zip(shares).for_each(|(row, share)| row.roofline_share = share);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_better_of_two_ceilings_counts_and_others_stay() {
+        let ceiling = |dtype: DType, flops_per_second, bytes_per_second| Ceiling {
+            dtype: dtype.into(),
+            threads: 2,
+            flops_per_second,
+            bytes_per_second,
+        };
+        let mut own = vec![ceiling(DType::F32, 5e10, 1e10)];
+        raise(&mut own, &[ceiling(DType::F32, 4e10, 2e10), ceiling(DType::F64, 1e10, 1e10)]);
+        assert_eq!(own, [ceiling(DType::F32, 5e10, 2e10), ceiling(DType::F64, 1e10, 1e10)]);
+    }
 }

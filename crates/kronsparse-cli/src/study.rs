@@ -21,7 +21,7 @@ A study that was interrupted goes on when the same command is typed again; nothi
 in which every beginning is spread over the grid, so that a study that is cut off is of use.
 
 Examples:
-  kronsparse study --grid quick                               two minutes on two cores, then study-out/study.html
+  kronsparse study --grid quick                               a few minutes, then study-out/study.html
   kronsparse study --device cuda:0 --out h100                 the article's grid on a GPU
   kronsparse study --device cuda:0 --minutes 8 --energy       as much of it as eight minutes allow
   kronsparse study --device cuda:0 --shard 2/4 --out part2    one of four shards, on any machine

@@ -134,6 +134,22 @@ fn killed_at_random_points_it_goes_on_and_shards_make_the_whole() {
     assert!(said.contains("26 of 26 cells are there; 0 cells"), "{said}");
     assert_eq!(rows(&whole), before);
 
+    // Looking changes nothing but the page, not even a line that another process is in the middle of.
+    let running = at("running");
+    copy(&whole, &running);
+    let text = std::fs::read(running.join("samples.csv")).unwrap();
+    let half = &text[..text.len() - 9];
+    std::fs::write(running.join("samples.csv"), half).unwrap();
+    let machine = std::fs::read(running.join("machine.toml")).unwrap();
+    succeed(Command::new(env!("CARGO_BIN_EXE_kronsparse")).args(["study", "page"]).arg(&running));
+    succeed(&mut command(&["--estimate", "--out", &name(&running)]));
+    assert_eq!(std::fs::read(running.join("samples.csv")).unwrap(), half);
+    assert_eq!(std::fs::read(running.join("machine.toml")).unwrap(), machine);
+    let held = std::fs::File::create(running.join("study.lock")).unwrap();
+    held.try_lock().unwrap();
+    refuse(&mut command(&["--out", &name(&running)]), &["running: is being measured into by another process"]);
+    drop(held);
+
     // Two shards, merged.
     let (one, two, merged) = (at("one"), at("two"), at("merged"));
     succeed(&mut command(&["--shard", "1/2", "--out", &name(&one)]));
@@ -161,7 +177,13 @@ fn killed_at_random_points_it_goes_on_and_shards_make_the_whole() {
     refuse(&mut merge(&refused, &[&one]), &["of 26 cells are in none of the shards 1/2"]);
     refuse(&mut merge(&refused, &[&one, &one]), &["was measured in", "already: shards must not overlap"]);
     refuse(&mut merge(&one, &[&one, &two]), &["one: holds a shard"]);
+    let bench = at("bench");
+    std::fs::create_dir(&bench).unwrap();
+    std::fs::write(bench.join("samples.csv"), "other measurements\n").unwrap();
+    refuse(&mut merge(&bench, &[&one, &two]), &["bench: holds measurements that are no study's"]);
+    assert_eq!(std::fs::read_to_string(bench.join("samples.csv")).unwrap(), "other measurements\n");
     refuse(&mut merge(&refused, &[&one, &at("nothing")]), &["nothing: holds no study"]);
+    assert!(!refused.exists(), "a refusal leaves nothing behind");
     let short = at("short");
     copy(&two, &short);
     let text = std::fs::read_to_string(short.join("samples.csv")).unwrap();

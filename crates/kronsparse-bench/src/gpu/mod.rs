@@ -30,7 +30,7 @@ use crate::journal::Ledger;
 use crate::machine::{Gpu, Machine};
 use crate::random::Random;
 use crate::record::{Ceiling, Record, Row, Settings, write_whole};
-use crate::run::{Event, Observer, share_of_roofline};
+use crate::run::{Earlier, Event, Observer, raise, share_of_roofline};
 use crate::{Error, Kind, Result};
 
 /// How to measure on a GPU.
@@ -62,6 +62,8 @@ pub struct Options {
     pub resume: bool,
     /// No case is begun after this moment; the record has what is there.
     pub until: Option<Instant>,
+    /// What earlier runs into `folder` recorded, which this one adds to.
+    pub earlier: Option<Earlier>,
 }
 
 /// Fewest samples of an algorithm that is not given up.
@@ -83,6 +85,7 @@ impl Default for Options {
             folder: None,
             resume: false,
             until: None,
+            earlier: None,
         }
     }
 }
@@ -153,6 +156,9 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
         ceilings: bench.ceilings.clone(),
         rows: Vec::new(),
     };
+    if let Some(earlier) = &options.earlier {
+        earlier.add_to(&mut record);
+    }
     if let Some(folder) = &options.folder {
         // So that what is there can be read even if the run is killed.
         write_whole(&folder.join("machine.toml"), &record.to_toml())?;
@@ -171,8 +177,8 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
         }
     }
     bench.raise_ceilings(definition, observe)?;
-    record.ceilings = bench.ceilings.clone();
-    record.settings.duration_s = watch.seconds();
+    raise(&mut record.ceilings, &bench.ceilings);
+    record.settings.duration_s += watch.seconds();
     record.rows = bench.ledger.finish();
     share_of_roofline(&mut record);
     Ok(record)

@@ -25,14 +25,26 @@ const ENERGY_MORE: f64 = 0.5;
 /// Seconds for which a core plans and compiles the kernels of a cell: about four, of which two permute.
 pub(super) const COMPILE: f64 = 2.0;
 
+/// Threads that shards are cut for: a constant, so that machines of different sizes cut them alike.
+const SHARD_THREADS: usize = 8;
+
 /// Seconds that a cell will take.
 pub(super) fn seconds(cell: &Cell, plan: &Plan) -> f64 {
+    with_threads(cell, plan, plan.settings.threads)
+}
+
+/// What a cell weighs when shards are cut: the same on every machine.
+pub(super) fn weight(cell: &Cell, plan: &Plan) -> f64 {
+    with_threads(cell, plan, SHARD_THREADS)
+}
+
+fn with_threads(cell: &Cell, plan: &Plan, threads: usize) -> f64 {
     let algorithms = plan.algorithms(cell.thorough);
     let problem = &cell.case.problem;
     let weights = problem.chain.parameters() as f64;
     match plan.settings.device {
         Device::Cpu => {
-            let rate = CPU_RATE * plan.settings.threads as f64;
+            let rate = CPU_RATE * threads as f64;
             let work = problem.flops() / rate;
             let dense = 2.0 * problem.batch as f64 * problem.chain.rows() as f64 * problem.chain.cols() as f64 / rate;
             let one = |algorithm: &Algorithm| {

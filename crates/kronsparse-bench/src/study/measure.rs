@@ -1,6 +1,7 @@
 //! The measurement of a study: planned, announced, measured in rounds into a folder, and gone on with after an interruption.
 
 use std::collections::HashSet;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,13 @@ use super::head::{Head, device_name};
 use super::{estimate, page};
 use crate::definition::Definition;
 use crate::gpu::prepare;
-use crate::journal::{Journal, grouped};
-use crate::record::{Ceiling, Record, Row, prepare_folder, write_whole};
-use crate::run::{Observer, share_of_roofline};
+use crate::journal::{self, grouped};
+use crate::record::{Record, Row, prepare_folder, write_whole};
+use crate::run::{Earlier, Observer, share_of_roofline};
 use crate::{Error, Machine, Result, gpu};
 
-/// Cells of the first round on a GPU, whose kernels are compiled before it; every later round has twice as many, up to a limit.
+/// Cells of the first round, whose kernels are compiled before it on a GPU; every later round has twice as many, up to a limit. Thorough
+/// cells are measured before the others of their round only, so that every beginning is spread over the grid.
 const FIRST_ROUND: usize = 64;
 const LARGEST_ROUND: usize = 512;
 
@@ -93,7 +95,7 @@ impl Plan {
             merged: Vec::new(),
         };
         let mut plan = Plan { cells: Cells(Vec::new()), head, settings };
-        plan.cells = whole.shard(shard, |cell| estimate::seconds(cell, &plan));
+        plan.cells = whole.shard(shard, |cell| estimate::weight(cell, &plan));
         plan.head.shard_cells = plan.cells.0.len();
         Ok(plan)
     }
@@ -128,9 +130,10 @@ impl Plan {
         Ok(done)
     }
 
-    /// The cells that lack rows in a folder; all if there is nothing in it.
+    /// The cells that lack rows in a folder; all if there is nothing in it. Nothing is written. Errors: the folder holds something else.
     pub fn missing(&self, folder: &Path) -> Result<Vec<Cell>> {
-        let known = if folder.join("samples.csv").exists() { Journal::open(folder, true)?.1 } else { Vec::new() };
+        owned(self, folder)?;
+        let known = journal::read(folder)?;
         Ok(lacking(&self.cells, &self.head, &known).cloned().collect())
     }
 
@@ -183,13 +186,16 @@ pub type Prepare<'a> = &'a mut dyn FnMut(&[Cell]) -> Result<()>;
 /// Measures the cells that lack rows in `folder`, and returns the record of all that is there. On a GPU kernels are compiled by
 /// `prepare`, round by round.
 ///
-/// Errors: a folder that cannot be written or that holds another study or another machine's, a lost GPU. What was measured until then is in
+/// Errors: a folder that cannot be written, that another process measures into, or that holds another study or another machine's; a lost GPU. What was measured until then is in
 /// the folder.
 pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observer<'_>) -> Result<Record> {
     let watch = Instant::now();
     let until = plan.settings.limit.map(|limit| watch + limit);
     prepare_folder(folder)?;
-    claim(plan, folder)?;
+    let _lock = lock(folder)?;
+    if !owned(plan, folder)? {
+        plan.head.write(folder)?;
+    }
     let mut before = match folder.join("machine.toml").exists() {
         true => Some(read(folder)?),
         false => None,
@@ -205,24 +211,17 @@ pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observ
         }
     }
     let open = plan.missing(folder)?;
-    let first = if plan.settings.device == Device::Cpu { open.len().max(1) } else { FIRST_ROUND };
-    let (mut from, mut size) = (0, first);
+    let (mut from, mut size) = (0, FIRST_ROUND);
     // The ceilings and the first round are begun in any case, so that there is a record.
     while from < open.len() && (before.is_none() || until.is_none_or(|until| Instant::now() < until)) {
         let round = &open[from..(from + size).min(open.len())];
-        (from, size) = (from + size, (2 * size).min(LARGEST_ROUND.max(first)));
+        (from, size) = (from + size, (2 * size).min(LARGEST_ROUND));
         if plan.settings.device != Device::Cpu {
             prepare(round)?;
         }
         for (thorough, cells) in split(round) {
             let definition = plan.definition(&cells);
-            let seed = before.as_ref().map(|record| record.settings.seed);
-            let mut record = run(plan, thorough, &definition, (folder, seed, until), observe)?;
-            if let Some(before) = &before {
-                record.settings.date.clone_from(&before.settings.date);
-                record.settings.duration_s += before.settings.duration_s;
-                raise(&mut record.ceilings, &before.ceilings);
-            }
+            let record = run(plan, thorough, &definition, (folder, before.as_ref(), until), observe)?;
             write_whole(&folder.join("machine.toml"), &record.to_toml())?;
             before = Some(record);
         }
@@ -233,6 +232,7 @@ pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observ
     })?;
     order(&mut record.rows, &plan.cells);
     share_of_roofline(&mut record);
+    record.write(folder)?;
     Ok(record)
 }
 
@@ -241,12 +241,13 @@ fn run(
     plan: &Plan,
     thorough: bool,
     definition: &Definition,
-    (folder, seed, until): (&Path, Option<u64>, Option<Instant>),
+    (folder, before, until): (&Path, Option<&Record>, Option<Instant>),
     observe: Observer<'_>,
 ) -> Result<Record> {
     let Settings { device, budget, energy, threads, memory_limit, longest, give_up, ref command, .. } = plan.settings;
     let (algorithms, command) = (plan.algorithms(thorough).to_vec(), command.clone());
     let folder: Option<PathBuf> = Some(folder.to_path_buf());
+    let (seed, earlier) = (before.map(|record| record.settings.seed), before.map(Earlier::of));
     match device {
         Device::Cpu => {
             let options = crate::Options {
@@ -259,6 +260,7 @@ fn run(
                 folder,
                 resume: true,
                 until,
+                earlier,
             };
             crate::run(definition, &options, observe)
         }
@@ -277,17 +279,34 @@ fn run(
                 folder,
                 resume: true,
                 until,
+                earlier,
             };
             gpu::run(definition, &options, observe)
         }
     }
 }
 
-/// Makes the folder this study's, or makes sure that it is.
-fn claim(plan: &Plan, folder: &Path) -> Result<()> {
+/// Keeps other processes from measuring into the folder for as long as the file that is returned lives; the system frees it with the process.
+pub(super) fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("study.lock");
+    let file = File::create(&path).map_err(Error::io(&path, "create"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let why = "is being measured into by another process: wait until it has ended, or give another --out";
+            Err(Error::Record { path: folder.to_path_buf(), why: why.into() })
+        }
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(Error::io(&path, "lock")(error)),
+    }
+}
+
+/// Whether the folder is this study's already; if not, it is free. Errors: it holds something else.
+fn owned(plan: &Plan, folder: &Path) -> Result<bool> {
     let fail = |why: String| Err(Error::Record { path: folder.to_path_buf(), why });
     match Head::read(folder)? {
-        Some(there) if there == plan.head => Ok(()),
+        Some(there) if there == plan.head => Ok(true),
         Some(there) => {
             let what = match plan.head.difference(&there) {
                 Some(difference) => difference,
@@ -302,7 +321,7 @@ fn claim(plan: &Plan, folder: &Path) -> Result<()> {
         None if folder.join("samples.csv").exists() => {
             fail("holds measurements that are no study's: give another --out".into())
         }
-        None => plan.head.write(folder),
+        None => Ok(false),
     }
 }
 
@@ -314,19 +333,6 @@ fn device_of(device: Device) -> Result<String> {
     }
 }
 
-/// The better of two ceilings counts.
-pub(super) fn raise(ceilings: &mut Vec<Ceiling>, others: &[Ceiling]) {
-    for other in others {
-        match ceilings.iter_mut().find(|c| c.dtype == other.dtype && c.threads == other.threads) {
-            Some(own) => {
-                own.flops_per_second = own.flops_per_second.max(other.flops_per_second);
-                own.bytes_per_second = own.bytes_per_second.max(other.bytes_per_second);
-            }
-            None => ceilings.push(other.clone()),
-        }
-    }
-}
-
 /// Rows in the order of the cells.
 pub(super) fn order(rows: &mut [Row], cells: &Cells) {
     let places: std::collections::HashMap<String, usize> =
@@ -334,20 +340,19 @@ pub(super) fn order(rows: &mut [Row], cells: &Cells) {
     rows.sort_by_cached_key(|row| places.get(&key_of(row)).copied().unwrap_or(usize::MAX));
 }
 
-/// The record of a study's folder, however far it has come: what was cut off in the last line is left out.
+/// The record of a study's folder, however far it has come: what was cut off in the last line is left out. Nothing is written.
 pub fn read(folder: &Path) -> Result<Record> {
     let path = folder.join("machine.toml");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
     let mut record: Record = toml::from_str(&text).map_err(|e| Error::Record { path, why: e.to_string() })?;
-    record.rows = grouped(Journal::open(folder, true)?.1);
+    record.rows = grouped(journal::read(folder)?);
     record.rows.chunk_by_mut(|a, b| a.same_case(b)).for_each(crate::case::compare);
     share_of_roofline(&mut record);
     Ok(record)
 }
 
-/// Writes `samples.csv`, `machine.toml` and `study.html` into a study's folder.
+/// Writes `study.html` into a study's folder, and nothing else.
 pub fn write_page(record: &Record, head: &Head, folder: &Path) -> Result<()> {
-    record.write(folder)?;
     write_whole(&folder.join("study.html"), &page::page(record, head))
 }
 
@@ -386,6 +391,30 @@ mod tests {
         let mut more = whole.clone();
         more.settings.energy = Some(0.4);
         assert!(more.estimate(&more.cells.0) > 1.1 * time);
+    }
+
+    #[test]
+    fn shards_do_not_depend_on_the_threads_of_a_machine() {
+        let cpu = |threads, number| {
+            let request =
+                Request { grid: Grid::Paper, gpu: false, kinds: Vec::new(), layouts: Vec::new(), batch: Vec::new() };
+            let settings = Settings { device: Device::Cpu, threads, ..plan(Grid::Quick, Shard::default()).settings };
+            Plan::new(&request, Shard { number, of: 2 }, settings).unwrap()
+        };
+        let (one, two) = (cpu(8, 1), cpu(4, 2));
+        let keys: HashSet<String> = one.cells.0.iter().chain(&two.cells.0).map(Cell::key).collect();
+        assert_eq!(keys.len(), one.head.cells);
+        assert_eq!(one.cells.0.len() + two.cells.0.len(), one.head.cells);
+    }
+
+    #[test]
+    fn one_process_measures_into_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let error = lock(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is being measured into by another process"), "{error}");
+        drop(held);
+        lock(folder.path()).unwrap();
     }
 
     #[test]

@@ -5,18 +5,24 @@ use std::path::{Path, PathBuf};
 
 use super::cells::{Shard, key_of};
 use super::head::{Head, device_name};
-use super::measure::{lacking, order, raise, read, write_page};
+use super::measure::{lacking, lock, order, read, write_page};
 use crate::record::{Record, prepare_folder};
+use crate::run::raise;
 use crate::{Error, Result};
 
-/// Merges the shards in `folders` into the folder `out`; machines may differ only if `mixed`.
+/// Merges the shards in `folders` into the folder `out`; machines and threads may differ only if `mixed`.
 ///
 /// Errors: a folder that holds no study, another study than the first, another machine's, a cell that another shard has too, or cells that
 /// are missing; each says which and what would be right. Nothing is written then.
 pub fn merge(out: &Path, folders: &[PathBuf], mixed: bool) -> Result<(Record, Head)> {
-    prepare_folder(out)?;
-    if Head::read(out)?.is_some_and(|head| head.merged.is_empty()) {
-        return Err(fail(out, "holds a shard, and the merged study needs a folder of its own".into()));
+    match Head::read(out)? {
+        Some(head) if head.merged.is_empty() => {
+            return Err(fail(out, "holds a shard, and the merged study needs a folder of its own".into()));
+        }
+        None if out.join("samples.csv").exists() => {
+            return Err(fail(out, "holds measurements that are no study's: give another folder".into()));
+        }
+        _ => {}
     }
     let mut shards = Vec::new();
     for folder in folders {
@@ -45,6 +51,15 @@ pub fn merge(out: &Path, folders: &[PathBuf], mixed: bool) -> Result<(Record, He
             let why = format!(
                 "was measured on {machine}, {} on {known}: compare machines with care, and merge them with --mixed",
                 first.display()
+            );
+            return Err(fail(folder, why));
+        }
+        if other.threads != head.threads && !mixed {
+            let why = format!(
+                "was measured with {} threads, {} with {}: compare them with care, and merge them with --mixed",
+                other.threads,
+                first.display(),
+                head.threads
             );
             return Err(fail(folder, why));
         }
@@ -101,7 +116,10 @@ pub fn merge(out: &Path, folders: &[PathBuf], mixed: bool) -> Result<(Record, He
     head.shard_cells = cells.0.len();
     head.merged = machines;
     record.settings.definition = format!("study, {} grid", head.grid);
+    prepare_folder(out)?;
+    let _lock = lock(out)?;
     head.write(out)?;
+    record.write(out)?;
     write_page(&record, &head, out)?;
     Ok((record, head))
 }

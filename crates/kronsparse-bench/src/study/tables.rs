@@ -41,15 +41,7 @@ pub(super) fn article(body: &mut String, grid: &[Point<'_>], all: &[Group], heur
         .first()
         .map(|r| format!("up to {}, median {}", percent(r.quantiles[5]), percent(r.quantiles[2])));
     let models = "not a part of this command: <code>python/examples/end_to_end.py</code>";
-    let here = [
-        speedup,
-        energy(f32("dtype", "f32")),
-        energy(f32("dtype and layout", "f32 bsl")),
-        energy(f32("dtype and layout", "f32 bsf")),
-        share,
-        Some(models.into()),
-        Some(models.into()),
-    ];
+    let here = [speedup, energy(f32("dtype", "f32")), share, Some(models.into()), Some(models.into())];
     let rows: Vec<Vec<String>> = CLAIMS
         .iter()
         .zip(here)
