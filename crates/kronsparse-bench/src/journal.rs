@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use kronsparse::plan::Algorithm;
@@ -105,7 +105,7 @@ pub fn read(folder: &Path) -> Result<Vec<Row>> {
     let path = &folder.join(NAME);
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
         Err(error) => return Err(Error::io(path, "read")(error)),
     };
     let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);

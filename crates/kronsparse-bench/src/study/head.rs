@@ -1,5 +1,6 @@
 //! `study.toml`: what the study in a folder is, so that it is gone on with and merged with its own kind only.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use kronsparse::plan::{Algorithm, Layout};
@@ -63,7 +64,8 @@ impl Head {
             Ok(text) => toml::from_str(&text)
                 .map(Some)
                 .map_err(|e| Error::Record { path, why: format!("is no description of a study: {}", e.message()) }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            // Nor where a part of the path is a file: whoever makes the folder says so.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(Error::io(&path, "read")(error)),
         }
     }
