@@ -105,8 +105,9 @@ impl<T: Scalar> Operator<T> {
     /// The way that a store has for this problem, ready; `None` where it has none that is known to be no slower.
     fn stored(&self, store: &Store, key: Key, shared: &mut Shared<T>) -> Result<Option<Prepared<T>>> {
         let problem = self.chain_problem(key);
-        let (here, gpu) = (self.device.tuning_machine()?, self.device.machine());
-        let found = remembered(store, &here, &problem, gpu, self.libraries().ok());
+        let here = self.device.tuning_machine()?;
+        let planned = || self.device.plan(problem.clone(), self.libraries().ok()).ok();
+        let found = remembered(store, &here, &problem, planned);
         let Some((record, way)) = found.map_err(|why| Error::Unsupported { what: "what was measured".into(), why })?
         else {
             return Ok(None);

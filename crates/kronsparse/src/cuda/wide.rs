@@ -68,7 +68,7 @@ pub(super) fn widened<T: Scalar>(
     let wide = Options {
         bias: options.bias.as_ref().map(|bias| bias.iter().map(|b| b.widen().parts().0 as f32).collect()),
         activation,
-        join: if options.join == Join::Residual { Join::None } else { options.join },
+        join: options.join.before_rounding(),
         algorithm,
         precision: Precision::Full,
         hidden,

@@ -44,6 +44,11 @@ impl Join {
         }
     }
 
+    /// What a chain in `f32` joins whose outputs are rounded in a pass: gates; a residual is added by the pass.
+    pub(crate) fn before_rounding(self) -> Join {
+        if self == Join::Residual { Join::None } else { self }
+    }
+
     /// How many features `Y` has where the chain has `rows`.
     ///
     /// Errors: an odd number of rows for [`Join::Gate`].

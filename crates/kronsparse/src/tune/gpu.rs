@@ -1,6 +1,8 @@
 //! GPU plans by name: what the planner picks as steps of a record, and the plans that such steps name, found again among those that
 //! the planner offers.
 
+use std::sync::Arc;
+
 use super::record::is_complete;
 use super::{Machine, Record, Step, Store, nearest};
 use crate::plan::Algorithm;
@@ -72,25 +74,24 @@ pub fn steps(plan: &ChainPlan) -> Vec<Step> {
 }
 
 /// What a store has for a problem: the latest record of it, or of a number of vectors near it, by the rule of [`tune`](super), with its
-/// best way. `None` where there is none, or none that is known to be no slower than what the planner picks now. The error says which step
-/// of the way does not exist any more.
+/// best way. `None` where there is none, or none that is known to be no slower than what the planner picks now, which `plan` is asked for
+/// where there is a record. The error says which step of the way does not exist any more.
 pub fn remembered<'a>(
     store: &'a Store,
     here: &Machine,
     problem: &ChainProblem,
-    gpu: &GpuMachine,
-    libraries: Option<usize>,
+    plan: impl FnOnce() -> Option<Arc<ChainPlan>>,
 ) -> Result<Option<(&'a Record, Way)>, String> {
     let records = store.of_problem(here, problem);
     if records.is_empty() {
         return Ok(None);
     }
-    let Ok(plan) = ChainPlan::new(problem, gpu, libraries) else { return Ok(None) };
+    let Some(plan) = plan() else { return Ok(None) };
     let now = steps(&plan);
     let measured = records.iter().filter_map(|(&n, record)| Some((n, record.gain_over(&now)?)));
     let Some(n) = nearest(measured, problem.batch, problem.layout) else { return Ok(None) };
     let record = records[&n];
-    find(&record.best.steps, problem, gpu, libraries).map(|way| Some((record, way)))
+    find(&record.best.steps, problem, plan.machine(), plan.libraries()).map(|way| Some((record, way)))
 }
 
 /// The plans that `steps` name, for a problem on a machine whose libraries may have so many bytes of weights, or that has none. The

@@ -102,8 +102,8 @@ impl ChainProblem {
         if !hidden.widens(self.dtype, self.chain.patterns().len()) {
             return None;
         }
-        let join = if self.join == Join::Residual { Join::None } else { self.join };
-        let wide = ChainProblem { dtype: DType::F32, precision: Precision::Full, aligned: true, join, ..self.clone() };
+        let (dtype, precision, join) = (DType::F32, Precision::Full, self.join.before_rounding());
+        let wide = ChainProblem { dtype, precision, aligned: true, join, ..self.clone() };
         let (small, large) = (self.dtype.size(), DType::F32.size());
         let outputs = self.join.outputs(self.chain.rows()).unwrap_or_default();
         let added = if self.join == Join::Residual { small } else { 0 };
@@ -276,6 +276,10 @@ impl ChainPlan {
     /// The GPU that this was planned for.
     pub fn machine(&self) -> &GpuMachine {
         &self.machine
+    }
+    /// Bytes of weights that a library's algorithm may have, where there are libraries.
+    pub fn libraries(&self) -> Option<usize> {
+        self.libraries
     }
     /// Whether all factors together as one dense matrix are estimated to be the fastest.
     pub fn is_dense(&self) -> bool {
