@@ -265,12 +265,7 @@ fn method(body: &mut String, record: &Record) {
             Layout::BatchLast => "<b>bsl</b>: vectors are columns, Y = W X",
         })
         .collect();
-    let algorithms: String = Algorithm::ALL
-        .into_iter()
-        .chain([Algorithm::Auto])
-        .filter(|a| record.rows.iter().any(|r| r.algorithm == *a))
-        .map(|a| format!("<dt><span class=\"dot a-{a}\"></span>{a}</dt><dd>{}</dd>", explain(a)))
-        .collect();
+    let algorithms = explained(record);
     let _ = writeln!(
         body,
         "<section id=\"method\"><h2>How it was measured</h2><div class=\"columns\"><ul>\
@@ -297,8 +292,15 @@ fn method(body: &mut String, record: &Record) {
     );
 }
 
+/// The algorithms of a record, each in a sentence, as terms of a list.
+pub(crate) fn explained(record: &Record) -> String {
+    let all = Algorithm::ALL.into_iter().chain([Algorithm::Auto]);
+    let there = all.filter(|a| record.rows.iter().any(|r| r.algorithm == *a));
+    there.map(|a| format!("<dt><span class=\"dot a-{a}\"></span>{a}</dt><dd>{}</dd>", explain(a))).collect()
+}
+
 /// An algorithm in a sentence.
-pub(crate) fn explain(algorithm: Algorithm) -> &'static str {
+fn explain(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Auto => {
             "the planner's choice: on a CPU ours; on a GPU ours or a library's, whichever was faster when it was prepared"

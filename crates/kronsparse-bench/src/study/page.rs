@@ -13,7 +13,7 @@ use super::heuristic::Heuristic;
 use super::{figures, tables};
 use crate::format::{percent, ratio, seconds, significant};
 use crate::record::{Record, Row, Status};
-use crate::report::html::{SORT, STYLE, explain, figure, machine};
+use crate::report::html::{SORT, STYLE, explained, figure, machine};
 use crate::report::svg::escape;
 use crate::summary::warnings;
 
@@ -263,12 +263,7 @@ fn method(body: &mut String, record: &Record, head: &Head) {
         (None, false) => "not measured: there is no counter that this command reads on a CPU".into(),
     };
     let rewriting = if gpu { "each part of permute-bmm timed within one call" } else { "measured on GPUs only" };
-    let explained: String = Algorithm::ALL
-        .into_iter()
-        .chain([Algorithm::Auto])
-        .filter(|a| record.rows.iter().any(|r| r.algorithm == *a))
-        .map(|a| format!("<dt><span class=\"dot a-{a}\"></span>{a}</dt><dd>{}</dd>", explain(a)))
-        .collect();
+    let explained = explained(record);
     let _ = writeln!(
         body,
         "<section id=\"method\"><h2>How it was measured</h2><div class=\"columns\"><ul>\

@@ -80,7 +80,7 @@ pub struct Options<T> {
     pub plans: Plans,
     /// Bytes of weights, as the algorithm stores them, above which a library's algorithm is refused, or not considered.
     pub memory_limit: usize,
-    /// Off by default, since no GPU has been measured with it: whether [`Algorithm::Auto`] with [`Plans::Best`] may multiply small neighbouring factors together
+    /// Off by default, since its gain has not been measured: whether [`Algorithm::Auto`] with [`Plans::Best`] may multiply small neighbouring factors together
     /// once, as [`groups`](crate::plan::gpu::groups) says: products are formed in f64 and rounded to `T`, and the hidden vectors
     /// between such factors, with their roundings, are gone; infinite inputs may give NaN where they gave none, as with dense.
     pub combine: bool,
