@@ -43,6 +43,12 @@ pub fn ratio(x: f64) -> String {
     format!("{}×", significant(x))
 }
 
+/// The day of a moment in seconds since the beginning of 1970, UTC: `2026-11-23`.
+pub fn date(seconds: u64) -> String {
+    let moment = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    moment.map_or_else(|| "another age".into(), |moment| moment.strftime("%Y-%m-%d").to_string())
+}
+
 /// A whole number with thin groups of three: `1 048 576`.
 pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
@@ -59,6 +65,15 @@ pub fn grouped(n: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days() {
+        assert_eq!(
+            [0, 86_399, 86_400, 1_763_856_000].map(date),
+            ["1970-01-01", "1970-01-01", "1970-01-02", "2025-11-23"]
+        );
+        assert_eq!(date(u64::MAX), "another age");
+    }
 
     #[test]
     fn three_digits() {

@@ -1,44 +1,73 @@
-//! `samples.csv` written row by row while a run goes on, so that a run that is killed loses no more than its last case, and can
+//! A file of rows, such as `samples.csv`, written row by row while a run goes on, so that a run that is killed loses no more than its last case, and can
 //! be gone on with.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kronsparse::plan::Algorithm;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::record::{Row, prepare_folder, write_whole};
 use crate::{Error, Result};
 
-/// The file's name.
-const NAME: &str = "samples.csv";
+/// After so long rows are made sure to be on the disk, which takes milliseconds. A process that is killed loses nothing before, a machine
+/// that loses its power these seconds.
+const SAVE_EVERY: Duration = Duration::from_secs(2);
 
-/// An open `samples.csv`.
-#[derive(Debug)]
-pub struct Journal {
-    path: PathBuf,
-    file: File,
+/// A row of a file of measurements.
+pub trait Line: Serialize + DeserializeOwned {
+    /// The file's name.
+    const FILE: &'static str;
+    /// The names of the columns, in order.
+    fn columns() -> Vec<String>;
 }
 
-impl Journal {
-    /// Opens `folder/samples.csv`. With `resume` the rows that are there are kept and returned, but for a last line that was cut
+impl Line for Row {
+    const FILE: &'static str = "samples.csv";
+
+    fn columns() -> Vec<String> {
+        Row::columns()
+    }
+}
+
+/// An open file of rows: `samples.csv`, unless they are of another kind.
+#[derive(Debug)]
+pub struct Journal<R = Row> {
+    path: PathBuf,
+    file: File,
+    saved: Instant,
+    rows: PhantomData<R>,
+}
+
+impl<R: Line> Journal<R> {
+    /// Opens the file in `folder`. With `resume` the rows that are there are kept and returned, but for a last line that was cut
     /// off; without, the file begins anew.
-    pub fn open(folder: &Path, resume: bool) -> Result<(Journal, Vec<Row>)> {
+    pub fn open(folder: &Path, resume: bool) -> Result<(Journal<R>, Vec<R>)> {
         prepare_folder(folder)?;
-        let path = folder.join(NAME);
+        let path = folder.join(R::FILE);
         let rows = if resume { read(folder)? } else { Vec::new() };
         // Written whole: the columns may be those of an earlier version, and the end may be half a line.
         write_whole(&path, &to_csv(&rows, true))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "append to"))?;
-        Ok((Journal { path, file }, rows))
+        Ok((Journal { path, file, saved: Instant::now(), rows: PhantomData }, rows))
     }
 
-    /// Appends rows and makes sure that they are on the disk.
-    pub fn append(&mut self, rows: &[Row]) -> Result<()> {
+    /// Appends rows, and makes sure now and then that they are on the disk.
+    pub fn append(&mut self, rows: &[R]) -> Result<()> {
         let text = to_csv(rows, false);
-        let done = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
-        done.map_err(Error::io(&self.path, "append to"))
+        self.file.write_all(text.as_bytes()).map_err(Error::io(&self.path, "append to"))?;
+        if self.saved.elapsed() >= SAVE_EVERY { self.save() } else { Ok(()) }
+    }
+
+    /// Makes sure that all rows are on the disk.
+    pub fn save(&mut self) -> Result<()> {
+        self.saved = Instant::now();
+        self.file.sync_data().map_err(Error::io(&self.path, "append to"))
     }
 }
 
@@ -79,19 +108,27 @@ impl Ledger {
         Ok(())
     }
 
-    /// All rows, those of a case side by side and compared with each other.
-    pub(crate) fn finish(self) -> Vec<Row> {
+    /// The rows so far.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// All rows, those of a case side by side and compared with each other; on the disk too.
+    pub(crate) fn finish(mut self) -> Result<Vec<Row>> {
+        if let Some(journal) = &mut self.journal {
+            journal.save()?;
+        }
         let mut rows = grouped(self.rows);
         rows.chunk_by_mut(|a, b| a.same_case(b)).for_each(crate::case::compare);
-        rows
+        Ok(rows)
     }
 }
 
 /// Rows as CSV; the header is that of a row, also where there is none.
-fn to_csv(rows: &[Row], header: bool) -> String {
+fn to_csv<R: Line>(rows: &[R], header: bool) -> String {
     let mut writer = csv::WriterBuilder::new().has_headers(header).from_writer(Vec::new());
     if header && rows.is_empty() {
-        return format!("{}\n", Row::columns().join(","));
+        return format!("{}\n", R::columns().join(","));
     }
     for row in rows {
         writer.serialize(row).expect("a row of plain numbers and texts can be written to memory");
@@ -99,10 +136,10 @@ fn to_csv(rows: &[Row], header: bool) -> String {
     String::from_utf8(writer.into_inner().expect("memory does not fail")).expect("csv of UTF-8 is UTF-8")
 }
 
-/// The rows of `folder/samples.csv`; none if it does not exist. A last row that is cut off, be it within a character, is left out.
+/// The rows of the file in `folder`; none if it does not exist. A last row that is cut off, be it within a character, is left out.
 /// Nothing is written: another process may be appending to the file.
-pub fn read(folder: &Path) -> Result<Vec<Row>> {
-    let path = &folder.join(NAME);
+pub fn read<R: Line>(folder: &Path) -> Result<Vec<R>> {
+    let path = &folder.join(R::FILE);
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
@@ -111,11 +148,11 @@ pub fn read(folder: &Path) -> Result<Vec<Row>> {
     let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let whole = std::str::from_utf8(&bytes[..end])
         .map_err(|e| Error::Record { path: path.clone(), why: format!("expected UTF-8: {e}") })?;
-    let mut rows: Vec<csv::Result<Row>> = csv::Reader::from_reader(whole.as_bytes()).into_deserialize().collect();
+    let mut rows: Vec<csv::Result<R>> = csv::Reader::from_reader(whole.as_bytes()).into_deserialize().collect();
     if rows.last().is_some_and(|row| row.is_err()) {
         rows.pop();
     }
-    let rows: csv::Result<Vec<Row>> = rows.into_iter().collect();
+    let rows: csv::Result<Vec<R>> = rows.into_iter().collect();
     rows.map_err(|e| Error::Record { path: path.to_path_buf(), why: e.to_string() })
 }
 
@@ -154,7 +191,7 @@ mod tests {
         let first = row("(1,2,2,2)", 5, Algorithm::Fused, Some(1e-3));
         // Its plan has a character of two bytes, which a cut may halve.
         let second = Row { plan: "tile 64×32".into(), ..row("(1,2,2,2)", 5, Algorithm::Dense, Some(2e-3)) };
-        let (mut journal, none) = Journal::open(folder.path(), true).unwrap();
+        let (mut journal, none) = Journal::<Row>::open(folder.path(), true).unwrap();
         assert!(none.is_empty());
         journal.append(std::slice::from_ref(&first)).unwrap();
         journal.append(std::slice::from_ref(&second)).unwrap();
@@ -167,17 +204,17 @@ mod tests {
         for cut in begin..text.len() {
             std::fs::write(&path, &text.as_bytes()[..cut]).unwrap();
             // Whoever only looks leaves the file as it is.
-            assert_eq!(read(folder.path()).unwrap(), std::slice::from_ref(&first), "cut at {cut}");
+            assert_eq!(read::<Row>(folder.path()).unwrap(), std::slice::from_ref(&first), "cut at {cut}");
             assert_eq!(std::fs::read(&path).unwrap(), &text.as_bytes()[..cut]);
-            let (mut journal, rows) = Journal::open(folder.path(), true).unwrap();
+            let (mut journal, rows) = Journal::<Row>::open(folder.path(), true).unwrap();
             assert_eq!(rows, std::slice::from_ref(&first), "cut at {cut}");
             journal.append(std::slice::from_ref(&second)).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
-        assert!(Journal::open(folder.path(), false).unwrap().1.is_empty());
+        assert!(Journal::<Row>::open(folder.path(), false).unwrap().1.is_empty());
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
         std::fs::write(&path, text.replacen("fused", "fussed", 1)).unwrap();
-        assert!(Journal::open(folder.path(), true).unwrap_err().to_string().contains("fussed"));
+        assert!(Journal::<Row>::open(folder.path(), true).unwrap_err().to_string().contains("fussed"));
     }
 
     #[test]

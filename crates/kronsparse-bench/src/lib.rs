@@ -29,6 +29,7 @@ mod run;
 pub mod study;
 pub mod summary;
 mod text;
+pub mod validate;
 pub mod verify;
 
 pub use definition::{Cache, Case, Definition, Sweep};

@@ -1,6 +1,7 @@
 //! The run: ceilings, then every case with all its algorithms, then the ceilings again.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use kronsparse::DType;
@@ -49,13 +50,29 @@ pub struct Earlier {
     pub duration_s: f64,
     /// The best that they measured.
     pub ceilings: Vec<Ceiling>,
+    /// The seed of the last one.
+    pub seed: u64,
 }
 
 impl Earlier {
     /// What a record says of the runs until then.
     pub fn of(record: &Record) -> Earlier {
-        let (date, duration_s) = (record.settings.date.clone(), record.settings.duration_s);
-        Earlier { date, duration_s, ceilings: record.ceilings.clone() }
+        let Settings { date, duration_s, seed, .. } = &record.settings;
+        Earlier { date: date.clone(), duration_s: *duration_s, ceilings: record.ceilings.clone(), seed: *seed }
+    }
+
+    /// What `folder/machine.toml` says of them; `None` where there is none. Errors: it is damaged.
+    pub fn read(folder: &Path) -> Result<Option<Earlier>> {
+        let path = folder.join("machine.toml");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let record: Record =
+                    toml::from_str(&text).map_err(|e| Error::Record { path, why: e.message().to_string() })?;
+                Ok(Some(Earlier::of(&record)))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(&path, "read")(error)),
+        }
     }
 
     /// Puts it into the record of a run that says nothing but that run's own.
@@ -207,7 +224,7 @@ fn measure(definition: &Definition, options: &Options, threads: usize, observe: 
     raise_ceilings(&mut ceilings, definition, threads, evictor.bytes(), observe);
     raise(&mut record.ceilings, &ceilings);
     record.settings.duration_s += watch.seconds();
-    record.rows = ledger.finish();
+    record.rows = ledger.finish()?;
     share_of_roofline(&mut record);
     Ok(record)
 }

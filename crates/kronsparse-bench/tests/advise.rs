@@ -7,7 +7,7 @@ use kronsparse::advise::spread::{self, Spread};
 use kronsparse::advise::{Calibration, Case, CpuDescription, Gpu, Target, energy};
 use kronsparse::measure::Summary;
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::{GpuMachine, GpuProblem, libraries};
+use kronsparse::plan::gpu::{CALL, GpuMachine, GpuProblem, libraries};
 use kronsparse::{Activation, DType, Join, Pattern};
 use kronsparse_bench::{Cache, Record, Row};
 
@@ -158,7 +158,7 @@ fn estimates_of_a_gpu_are_as_good_as_stated() {
             activation: Activation::None,
             join: Join::None,
         };
-        let cublas = libraries::seconds(Algorithm::Dense, &whole, &machine, usize::MAX).expect("it exists");
+        let cublas = CALL + libraries::seconds(Algorithm::Dense, &whole, &machine, usize::MAX).expect("it exists");
         let gain = cublas / dense / of_chain;
         println!("{} {} n={}: chain {of_chain:.2}, gain {gain:.2}", row.chain, row.dtype, row.n);
         match (row.cache, problem.batch) {
@@ -173,9 +173,9 @@ fn estimates_of_a_gpu_are_as_good_as_stated() {
     }
     let close = |ratios: &[f64]| ratios.iter().filter(|ratio| (0.8..=1.25).contains(*ratio)).count();
     println!("{} of {}, {} of {}", close(&large), large.len(), close(&medium), medium.len());
-    assert_eq!([close(&large), large.len(), close(&medium), medium.len()], [15, 16, 1, 12]);
-    assert_stated("chains, n > 1024", quantiles(large), [0.71, 1.01, 1.14], 0.02);
-    assert_stated("chains, n = 1024", quantiles(medium), [0.04, 0.57, 0.93], 0.02);
+    assert_eq!([close(&large), large.len(), close(&medium), medium.len()], [16, 16, 9, 12]);
+    assert_stated("chains, n > 1024", quantiles(large), [0.91, 1.03, 1.16], 0.02);
+    assert_stated("chains, n = 1024", quantiles(medium), [0.07, 0.83, 1.03], 0.02);
     assert_spread("gains on a GPU", gains, spread::GPU);
     assert_spread("gains on a GPU, few vectors", small_gains, spread::GPU_SMALL);
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use kronsparse::Pattern;
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::{Choice, GpuMachine, GpuProblem, Ranked, libraries, promising, ranked};
-use kronsparse_bench::{Record, Row};
+use kronsparse::plan::gpu::{CALL, Choice, GpuMachine, GpuProblem, Ranked, libraries, promising, ranked};
+use kronsparse_bench::{Cache, Record, Row};
 
 const RECORD: &str = "record/2026-11-22-h100";
 const FOLDERS: [&str; 4] = ["grid", "small", "energy", "first"];
@@ -45,16 +45,18 @@ fn quantiles(mut values: Vec<f64>) -> [f64; 3] {
 fn estimates_of_the_libraries_are_as_good_as_stated() {
     let machine = GpuMachine::h100();
     let expected = [
-        (Algorithm::PermuteBmm, [0.64, 1.00, 1.21], [0.90, 1.00, 1.54]),
-        (Algorithm::Dense, [0.79, 1.00, 1.11], [0.85, 1.02, 2.41]),
-        (Algorithm::Strided, [0.73, 1.01, 1.15], [1.00, 1.09, 1.11]),
+        (Algorithm::PermuteBmm, [0.64, 1.01, 1.21], [1.11, 1.20, 1.75]),
+        (Algorithm::Dense, [0.81, 1.01, 1.17], [0.88, 1.23, 2.49]),
+        (Algorithm::Strided, [0.78, 1.03, 1.17], [1.41, 1.53, 1.75]),
     ];
     for (algorithm, large, small) in expected {
         for (folders, expected) in [(&["grid", "energy", "first"][..], large), (&["small"][..], small)] {
             let all = folders.iter().flat_map(|folder| rows(folder)).filter(|row| row.algorithm == algorithm);
             let ratio = |row: Row| {
                 let estimate = libraries::seconds(algorithm, &problem(&row), &machine, usize::MAX);
-                estimate.expect("what was measured exists") / row.median_s.expect("only measured rows")
+                // In a graph calls follow each other.
+                let call = if row.cache == Cache::Cold { CALL } else { 0.0 };
+                (call + estimate.expect("what was measured exists")) / row.median_s.expect("only measured rows")
             };
             let found = quantiles(all.map(ratio).collect());
             println!("{algorithm} {folders:?}: {found:.2?}");

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Args};
 use kronsparse::Layout;
-use kronsparse::advise::{
-    Advice, Budget, Calibration, Objective, Options, Origin, Search, Target, advise, advise_model,
-};
+use kronsparse::advise::{Advice, Budget, Calibration, Objective, Options, Search, Target, advise, advise_model};
 use kronsparse::convert::Selection;
 use kronsparse_bench::Kind;
 use regex::Regex;
@@ -202,12 +200,7 @@ fn target(args: &AdviseArgs) -> Result<(Target, Option<Source>)> {
                 }
             };
             drop(progress);
-            let origin = match origin {
-                Origin::Read(path) => format!("read from {}", path.display()),
-                Origin::Kept(path) => format!("measured now, kept in {}", path.display()),
-                Origin::NotKept(why) => format!("measured now, not kept: {why}"),
-            };
-            Ok((Target::Cpu(Box::new(calibration)), Some(Source { origin, remark })))
+            Ok((Target::Cpu(Box::new(calibration)), Some(Source { origin: origin.to_string(), remark })))
         }
     }
 }

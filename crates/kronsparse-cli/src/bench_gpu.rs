@@ -1,12 +1,12 @@
 //! `kronsparse bench --device cuda:N`: what of the command is peculiar to GPUs. Flags, the run, and the workers that compile.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 use kronsparse_bench::gpu::{self, prepare};
-use kronsparse_bench::{Definition, Error, Observer, Record, Result};
+use kronsparse_bench::{Definition, Earlier, Error, Observer, Record, Result};
 
 /// Where to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,10 +93,17 @@ pub(crate) fn measure(
         permutation_share: args.permutation_share,
         longest: args.longest,
         give_up: args.give_up,
-        resume: args.resume.is_some(),
         ..options
     };
-    gpu::run(definition, &options, observe)
+    gpu::run(definition, &resumed(args, options)?, observe)
+}
+
+/// With what the folder of `--resume` says of the runs before: their date, time, ceilings and, where none is given, seed.
+fn resumed(args: &GpuArgs, options: gpu::Options) -> Result<gpu::Options> {
+    let Some(folder) = &args.resume else { return Ok(options) };
+    let earlier = Earlier::read(folder)?;
+    let seed = options.seed.or(earlier.as_ref().map(|earlier| earlier.seed));
+    Ok(gpu::Options { resume: true, seed, earlier, ..options })
 }
 
 /// Compiles all kernels: a share if this is a worker, otherwise by as many workers as there are cores.
@@ -117,9 +124,9 @@ pub(crate) fn prepare_all(
     Ok(())
 }
 
-/// Runs this command again in as many processes as there are cores, each with a share of the kernels (`--prepare-share`) and with `input` on
+/// Runs this command again in as many processes as there are cores, each with a share of the kernels (`--prepare-share`) and with `told` on
 /// its standard input; what each of them did.
-pub(crate) fn compile_everywhere(input: &str) -> Result<Vec<prepare::Compiled>> {
+pub(crate) fn compile_everywhere(told: &str) -> Result<Vec<prepare::Compiled>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let program =
         std::env::current_exe().map_err(|source| Error::Io { path: "this program".into(), action: "find", source })?;
@@ -131,10 +138,12 @@ pub(crate) fn compile_everywhere(input: &str) -> Result<Vec<prepare::Compiled>> 
         let mut command = Command::new(&program);
         command.args(std::env::args_os().skip(1)).arg("--prepare-share").arg(format!("{share}/{cores}"));
         let mut worker = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(fail("start"))?;
-        if let Some(mut stdin) = worker.stdin.take() {
-            stdin.write_all(input.as_bytes()).map_err(fail("tell what to compile"))?;
+        let written = worker.stdin.take().map_or(Ok(()), |mut input| input.write_all(told.as_bytes()));
+        match written {
+            // One that has ended before says why itself.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(fail("write to")(error)),
+            _ => Ok(worker),
         }
-        Ok(worker)
     };
     let workers = (0..cores).map(start).collect::<Result<Vec<_>>>()?;
     let mut shares = Vec::new();
@@ -176,6 +185,9 @@ pub(crate) fn answer(compiled: prepare::Compiled) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use kronsparse::plan::Algorithm;
+
     use super::*;
 
     #[test]
@@ -186,5 +198,36 @@ mod tests {
         for wrong in ["gpu", "cuda3", "cuda:", "cuda:x", "cuda:-1", ""] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        bench: crate::bench::Args,
+    }
+
+    #[test]
+    fn a_run_that_goes_on_keeps_what_was_recorded_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = |more: &[&str]| Flags::parse_from([&["bench"], more].concat()).bench.gpu;
+        let resume = flags(&["--resume", folder.path().to_str().unwrap()]);
+        let options = || gpu::Options { seed: None, ..gpu::Options::default() };
+        // Nothing there yet: it begins.
+        let begun = resumed(&resume, options()).unwrap();
+        assert!(begun.resume && begun.earlier.is_none() && begun.seed.is_none());
+        assert!(!resumed(&flags(&[]), options()).unwrap().resume);
+        // A record of a short run on this machine's CPU has all that is kept.
+        let definition = Definition::from_argument("1,2,2,1", &kronsparse_bench::Sweep::default()).unwrap();
+        let short =
+            kronsparse_bench::Options { algorithms: Vec::from([Algorithm::Fused]), budget: 0.0, ..Default::default() };
+        let record = kronsparse_bench::run(&definition, &short, &mut |_| {}).unwrap();
+        record.write(folder.path()).unwrap();
+        let went_on = resumed(&resume, options()).unwrap();
+        assert_eq!((went_on.resume, went_on.seed), (true, Some(record.settings.seed)));
+        assert_eq!(went_on.earlier, Some(Earlier::of(&record)));
+        assert!(went_on.earlier.is_some_and(|earlier| !earlier.ceilings.is_empty() && earlier.duration_s > 0.0));
+        assert_eq!(resumed(&resume, gpu::Options { seed: Some(5), ..options() }).unwrap().seed, Some(5));
+        std::fs::write(folder.path().join("machine.toml"), "seed = \"x").unwrap();
+        assert!(resumed(&resume, options()).unwrap_err().to_string().contains("machine.toml: "));
     }
 }

@@ -5,8 +5,10 @@
 //! algorithm gave a wrong result.
 
 mod advise;
+mod ahead;
 mod bench;
 mod bench_gpu;
+mod calibrate;
 mod convert;
 mod device;
 mod dtypes;
@@ -20,6 +22,7 @@ mod progress;
 mod study;
 mod table;
 mod tune;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -54,6 +57,8 @@ enum Command {
     Plan(plan::PlanArgs),
     Advise(advise::AdviseArgs),
     Tune(tune::TuneArgs),
+    Calibrate(calibrate::CalibrateArgs),
+    Validate(validate::Args),
 }
 
 fn main() -> ExitCode {
@@ -75,7 +80,9 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Advise(args) => advise::run(&args),
         Command::Tune(args) => tune::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| refuse(&error)),
+        Command::Validate(args) => return validate::run(&args).unwrap_or_else(|error| refuse(&error)),
         Command::Study(args) => return study::run(args).unwrap_or_else(|error| refuse(&error)),
     };
     match done {

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use kronsparse::advise::{Gpu, Roof, check_batch};
+use kronsparse::advise::{Gpu, Roof, check_batch, energy};
 use kronsparse::plan::Hidden;
-use kronsparse::plan::gpu::{ChainPlan, ChainProblem, Cut, FusedPlan, GpuMachine, Part, groups};
+use kronsparse::plan::gpu::{CALL, ChainPlan, ChainProblem, Cut, FusedPlan, GpuMachine, Part, Rates, groups};
 use kronsparse::{Activation, ChainPattern, ChainSpec, Join, Layout};
 use kronsparse_bench::{Kind, format};
 use serde_json::{Value, json};
@@ -121,7 +121,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let mut text = heading(args, &chain, &combined, &gpu);
     for Planned { plan, passes } in &plans {
         text.push('\n');
-        text.push_str(&paragraph(plan));
+        text.push_str(&paragraph(plan, &gpu.name));
         if let Some(seconds) = passes {
             let _ = writeln!(text, "  with the passes over X and Y: {}", format::seconds(plan.seconds() + seconds));
         }
@@ -187,11 +187,28 @@ fn heading(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu: 
         Err(why) => format!("missing: {why}"),
     };
     line("libraries", &state);
+    line("ceilings", &ceilings(&gpu.machine));
     text
 }
 
-/// The plan for one number of vectors.
-fn paragraph(plan: &ChainPlan) -> String {
+/// Where the rates of a GPU are from.
+fn ceilings(machine: &GpuMachine) -> String {
+    let GpuMachine { capability: (major, minor), cached, kernel_seconds, .. } = machine;
+    let published = format!("published for compute capability {major}.{minor}");
+    let from = match &machine.rates {
+        Rates::Published => format!("{published}; `kronsparse calibrate` measures them"),
+        Rates::Assumed => {
+            format!("{published} and usual clocks, since the driver tells none; `kronsparse calibrate` measures them")
+        }
+        Rates::Measured { at } => format!("measured on this GPU on {}", format::date(*at)),
+        Rates::Refused(why) => format!("{published}, since what was measured is not used: {why}"),
+    };
+    let (cached, kernel) = (format::ratio(*cached), format::seconds(*kernel_seconds));
+    format!("{from}; second-level cache {cached} as fast as memory, {kernel} from one small kernel to the next")
+}
+
+/// The plan for one number of vectors on the GPU called `name`.
+fn paragraph(plan: &ChainPlan, name: &str) -> String {
     let problem = plan.problem();
     let roof = roof(plan);
     let mut text = format!(
@@ -210,6 +227,11 @@ fn paragraph(plan: &ChainPlan) -> String {
         format::seconds(roof.seconds),
         bound(roof),
     );
+    let energy = energy::joules(name, plan);
+    let energy =
+        energy.map_or_else(|why| format!("no estimate: {why}"), |joules| format!("{} a call", joules_text(joules)));
+    let _ = writeln!(text, "  energy: {energy}");
+    let _ = writeln!(text, "  times: of a call with cold caches, {} of it beside the steps", format::seconds(CALL));
     for (at, step) in plan.steps().iter().enumerate() {
         let (name, seconds) = (plan.name(step.part), format::seconds(step.seconds));
         let _ = writeln!(text, "  step {}: {name} by {step}; {seconds}", at + 1);
@@ -309,6 +331,12 @@ pub(crate) fn flops_text(flops: f64) -> String {
     format!("{} {unit}", format::significant(flops * factor))
 }
 
+/// Joules with a unit that suits them.
+fn joules_text(joules: f64) -> String {
+    let (factor, unit) = if joules >= 1.0 { (1.0, "J") } else { (1e3, "mJ") };
+    format!("{} {unit}", format::significant(joules * factor))
+}
+
 /// The least time at the machine's rates.
 fn roof(plan: &ChainPlan) -> Roof {
     let ((flops, bytes), problem, machine) = (work(plan), plan.problem(), plan.machine());
@@ -340,14 +368,16 @@ fn document(args: &PlanArgs, chain: &ChainPattern, combined: &ChainPattern, gpu:
             "multiprocessors": machine.multiprocessors,
             "bytes_per_second": json_number(machine.bytes_per_second),
             "flops_per_second": json_number(machine.flops.peak(args.dtype.dtype, args.dtype.precision())),
+            "ceilings": ceilings(machine),
         },
         "library_weight_bytes": gpu.libraries.as_ref().ok(),
         "libraries_absent_because": gpu.libraries.as_ref().err(),
-        "plans": plans.iter().map(plan_json).collect::<Vec<_>>(),
+        "plans": plans.iter().map(|planned| plan_json(planned, &gpu.name)).collect::<Vec<_>>(),
     })
 }
 
-fn plan_json(Planned { plan, passes }: &Planned) -> Value {
+fn plan_json(Planned { plan, passes }: &Planned, name: &str) -> Value {
+    let joules = energy::joules(name, plan);
     let ((flops, bytes), roof) = (work(plan), roof(plan));
     let steps: Vec<Value> = plan
         .steps()
@@ -381,6 +411,9 @@ fn plan_json(Planned { plan, passes }: &Planned) -> Value {
         "bound_by": bound(roof),
         "decision": decision(plan),
         "seconds": json_number(plan.seconds()),
+        "seconds_beside_steps": json_number(CALL),
+        "joules": joules.as_ref().ok().map(|joules| json_number(*joules)),
+        "joules_absent_because": joules.as_ref().err(),
         "seconds_of_passes": passes.map(json_number),
         "seconds_factor_by_factor": plan.seconds_apart().map(json_number),
         "seconds_dense": plan.dense().ok().map(|dense| json_number(dense.seconds)),

@@ -1,17 +1,18 @@
 //! `kronsparse study`: the whole grid of the article that introduced Kronecker-sparse kernels, measured, analysed, and shown on one page.
 
-use std::collections::HashSet;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use kronsparse::plan::{Algorithm, Layout};
-use kronsparse_bench::study::{self, Cell, Grid, Head, Plan, Request, Settings, Shard};
+use kronsparse_bench::gpu::phases;
+use kronsparse_bench::study::{self, Cell, Grid, Head, Models, Plan, Request, Settings, Shard};
 use kronsparse_bench::{Error, Event, Kind, Options, Record, Result};
 
+use crate::ahead::{self, Workers};
 use crate::bench::{print, progress, show, typed};
-use crate::bench_gpu::{self, Device};
+use crate::bench_gpu::Device;
 
 /// Redo the article's study on this machine: its grid of patterns, layers of transformers, many batch sizes; and one page of it
 #[derive(Debug, clap::Args)]
@@ -48,11 +49,17 @@ enum Task {
         /// Merge shards that were measured on different machines
         #[arg(long)]
         mixed: bool,
+        /// A CSV file of whole models, for the page
+        #[arg(long, value_name = "FILE")]
+        models: Option<PathBuf>,
     },
     /// Write the page of a study again, without measuring anything
     Page {
         /// Folder of the study
         folder: PathBuf,
+        /// A CSV file of whole models, for the page
+        #[arg(long, value_name = "FILE")]
+        models: Option<PathBuf>,
     },
 }
 
@@ -80,8 +87,8 @@ struct MeasureArgs {
     /// Sampling time for each algorithm on each cell; 0.03 on a CPU, 0.003 on a GPU by default
     #[arg(long, value_name = "SECONDS")]
     budget: Option<f64>,
-    /// GPU: measure energy on the thorough cells, each algorithm over so many seconds (0.4 if no number is given)
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.4")]
+    /// GPU: measure energy on the thorough cells, each algorithm over so many seconds (0.3 if no number is given)
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.3")]
     energy: Option<f64>,
     /// CPU: threads; 0 means all cores
     #[arg(long, value_name = "T", default_value_t = 0)]
@@ -95,36 +102,49 @@ struct MeasureArgs {
     /// Say how long it will take, and measure nothing
     #[arg(long)]
     estimate: bool,
-    /// Folder for samples.csv, machine.toml, study.toml and study.html; a study in it is gone on with
+    /// Folder for samples.csv, machine.toml, study.toml and study.html, on a GPU phases.csv (where the time went); a study in it is gone on
+    /// with
     #[arg(long, value_name = "DIR", default_value = "study-out")]
     out: PathBuf,
-    /// GPU: compile one share of the kernels of the cells on standard input, K/N
-    #[arg(long, value_name = "K/N", hide = true)]
-    prepare_share: Option<String>,
+    /// A CSV file of whole models by python/examples/end_to_end.py; it is copied into the folder, and its table is on the page
+    #[arg(long, value_name = "FILE")]
+    models: Option<PathBuf>,
+    /// GPU: compile kernels of the cells on standard input (what a measurement starts)
+    #[arg(long, hide = true)]
+    prepare_worker: bool,
 }
 
 /// Runs the command. Exit code 1 if an algorithm was wrong or failed; an error is bad input or a folder that cannot be written.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     match args.command {
-        Some(Task::Merge { out, shards, mixed }) => {
-            let (record, _) = study::merge(&out, &shards, mixed)?;
-            finish(&record, &out)
+        Some(Task::Merge { out, shards, mixed, models }) => {
+            let models = models.as_deref().map(Models::read).transpose()?;
+            let (record, head) = study::merge(&out, &shards, mixed)?;
+            finish(&record, &head, &out, models.as_ref())
         }
-        Some(Task::Page { folder }) => {
+        Some(Task::Page { folder, models }) => {
             let head = Head::read(&folder)?.ok_or_else(|| Error::Record {
                 path: folder.clone(),
                 why: "holds no study: there is no study.toml in it".into(),
             })?;
+            let models = models.as_deref().map(Models::read).transpose()?;
             let record = study::read(&folder)?;
-            study::write_page(&record, &head, &folder)?;
-            finish(&record, &folder)
+            finish(&record, &head, &folder, models.as_ref())
         }
         None => measure(&args.measure),
     }
 }
 
-/// What the study shows, and where its page is.
-fn finish(record: &Record, folder: &Path) -> Result<ExitCode> {
+/// Writes the page, with `models` or those that are in the folder, and says what the study shows.
+fn finish(record: &Record, head: &Head, folder: &Path, models: Option<&Models>) -> Result<ExitCode> {
+    if let Some(models) = models {
+        models.keep(folder)?;
+    }
+    study::write_page(record, head, folder)?;
+    let lines = phases::read(folder)?;
+    if !lines.is_empty() {
+        eprintln!("{}", phases::table(&lines));
+    }
     print(&study::conclusions(record).join("\n"))?;
     eprintln!("page: {}", folder.join("study.html").display());
     Ok(if record.is_right() { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -132,10 +152,12 @@ fn finish(record: &Record, folder: &Path) -> Result<ExitCode> {
 
 fn measure(args: &MeasureArgs) -> Result<ExitCode> {
     let plan = plan(args)?;
-    if let (Some(text), Device::Cuda(ordinal)) = (&args.prepare_share, args.device) {
-        bench_gpu::answer(plan.compile(&told(&plan)?, ordinal, bench_gpu::share(text)?)?);
+    if args.prepare_worker {
+        ahead::work(&plan)?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Before minutes of measuring, not after.
+    let models = args.models.as_deref().map(Models::read).transpose()?;
     let open = plan.missing(&args.out)?;
     announce(&plan, &open, args);
     if args.estimate {
@@ -143,19 +165,17 @@ fn measure(args: &MeasureArgs) -> Result<ExitCode> {
     }
     let mut pace = Pace::new(&plan, &open);
     let bar = progress(open.len());
-    let mut prepare = |cells: &[Cell]| {
-        let keys: Vec<String> = cells.iter().map(Cell::key).collect();
-        let shares = bench_gpu::compile_everywhere(&keys.join("\n"))?;
-        bench_gpu::report(shares.iter().map(|share| share.all).sum(), &shares);
-        Ok(())
-    };
-    let record = study::measure(&plan, &args.out, &mut prepare, &mut |event| {
+    let mut workers = Workers::default();
+    let record = study::measure(&plan, &args.out, &mut workers, &mut |event| {
         show(&bar, &event);
         pace.note(&event);
     });
     bar.finish_and_clear();
     let record = record?;
-    study::write_page(&record, &plan.head, &args.out)?;
+    if let Some(report) = workers.report() {
+        eprintln!("{report}");
+    }
+    drop(workers);
     if !open.is_empty() {
         eprintln!(
             "measured in {} (estimated: {})",
@@ -163,7 +183,7 @@ fn measure(args: &MeasureArgs) -> Result<ExitCode> {
             minutes(pace.expected)
         );
     }
-    finish(&record, &args.out)
+    finish(&record, &plan.head, &args.out, models.as_ref())
 }
 
 /// The plan that the flags ask for.
@@ -210,15 +230,6 @@ fn plan(args: &MeasureArgs) -> Result<Plan> {
     Plan::new(&request, args.shard, settings)
 }
 
-/// The cells whose kernels a worker shares in: those named on its standard input.
-fn told(plan: &Plan) -> Result<Vec<Cell>> {
-    let mut text = String::new();
-    let read = std::io::stdin().read_to_string(&mut text);
-    read.map_err(|source| Error::Io { path: "standard input".into(), action: "read", source })?;
-    let keys: HashSet<&str> = text.lines().collect();
-    Ok(plan.cells.0.iter().filter(|cell| keys.contains(cell.key().as_str())).cloned().collect())
-}
-
 /// Says what will be measured and how long it will take.
 fn announce(plan: &Plan, open: &[Cell], args: &MeasureArgs) {
     let Head { grid, shard_cells, .. } = &plan.head;
@@ -226,13 +237,13 @@ fn announce(plan: &Plan, open: &[Cell], args: &MeasureArgs) {
     let there = shard_cells - open.len();
     let resumed = if there > 0 { format!("{there} of {shard_cells} cells are there; ") } else { String::new() };
     let shard = if args.shard.of > 1 { format!(", shard {}", args.shard) } else { String::new() };
-    let time = minutes(plan.estimate(open));
+    let compiling = match args.device {
+        Device::Cpu => 0.0,
+        Device::Cuda(_) => plan.compilation(open.len(), ahead::processes()),
+    };
+    let time = minutes(plan.estimate(open).max(compiling));
     let mut text =
         format!("study, {grid} grid{shard}: {resumed}{} cells, {rows} measurements, about {time}", open.len());
-    if args.device != Device::Cpu {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        text += &format!(", and up to {} to compile kernels", minutes(plan.compilation(open.len(), cores)));
-    }
     if let Some(limit) = args.minutes {
         text += &format!("; at most {}", minutes(60.0 * limit));
     }

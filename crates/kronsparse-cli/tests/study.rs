@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -71,6 +72,12 @@ fn rows(folder: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// The first line of a file that begins so.
+fn line_of(folder: &Path, file: &str, begin: &str) -> String {
+    let text = std::fs::read_to_string(folder.join(file)).unwrap();
+    text.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("no {begin} in {text}")).to_string()
+}
+
 fn keys(folder: &Path) -> Vec<String> {
     rows(folder).into_keys().collect()
 }
@@ -91,9 +98,9 @@ fn killed_at_random_points_it_goes_on_and_shards_make_the_whole() {
     let at = |name: &str| folder.path().join(name);
     let name = |path: &Path| path.to_str().unwrap().to_string();
 
-    // Killed again and again, each time after a few more rows.
+    // Killed again and again, each time after a few more rows: the first run, and later ones that went on with what they found.
     let whole = at("whole");
-    let (mut before, mut kills) = (BTreeMap::new(), 0);
+    let (mut before, mut kills, mut dates) = (BTreeMap::new(), 0, BTreeSet::new());
     loop {
         let mut child = command(&["--out", &name(&whole)]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let wanted = before.len() + 1 + (random.next().abs() * 16.0) as usize;
@@ -123,8 +130,15 @@ fn killed_at_random_points_it_goes_on_and_shards_make_the_whole() {
             }
             None => kills += 1,
         }
+        dates.insert(line_of(&whole, "machine.toml", "date = "));
     }
     assert!(kills >= 2, "killed {kills} times only");
+    // They are one record: begun once, with one seed.
+    dates.insert(line_of(&whole, "machine.toml", "date = "));
+    assert_eq!(dates.len(), 1, "{dates:?}");
+    let seed = line_of(&whole, "machine.toml", "seed = ").replace("seed = ", ",");
+    let text = std::fs::read_to_string(whole.join("samples.csv")).unwrap();
+    assert!(text.lines().skip(1).all(|line| line.contains(&format!("{seed},"))), "a row of another seed than {seed}");
     assert_eq!(before.len(), 2 * CELLS);
     let page = std::fs::read_to_string(whole.join("study.html")).unwrap();
     assert_eq!(page.matches("<tr data-i=").count(), CELLS);
@@ -199,6 +213,19 @@ fn killed_at_random_points_it_goes_on_and_shards_make_the_whole() {
         &mut command(&["--shard", "2/2", "--out", &name(&foreign)]),
         &["was begun on Another ", "folder of its own"],
     );
+    // A machine that was used differently is asked about too, and said on the page.
+    let threads = at("threads");
+    copy(&two, &threads);
+    let text = std::fs::read_to_string(threads.join("study.toml")).unwrap();
+    std::fs::write(threads.join("study.toml"), text.replacen("\nthreads = 1\n", "\nthreads = 2\n", 1)).unwrap();
+    refuse(
+        &mut merge(&at("new"), &[&one, &threads]),
+        &["threads: was measured with 2 threads, ", "one with 1: ", "--mixed"],
+    );
+    assert!(!at("new").exists(), "a refusal leaves nothing behind");
+    succeed(merge(&at("two threads"), &[&one, &threads]).arg("--mixed"));
+    assert_eq!(rows(&at("two threads")), all);
+
     let other = at("other");
     copy(&two, &other);
     let text = std::fs::read_to_string(other.join("study.toml")).unwrap();
@@ -219,6 +246,10 @@ fn a_full_disk_and_a_folder_that_cannot_be_made_are_one_sentence() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     refuse(&mut command(&["--out", file.join("below").to_str().unwrap()]), &["below: cannot create the folder"]);
+    if cfg!(target_os = "linux") {
+        // A file system that takes no folders, whoever asks.
+        refuse(&mut command(&["--out", "/proc/study"]), &["/proc/study: cannot create the folder"]);
+    }
 
     // A limit on the size of files, as a disk that is full: 8 KiB where a unit is 512 bytes, 16 where it is 1024.
     let out = folder.path().join("out");
@@ -251,4 +282,74 @@ fn the_time_is_announced_and_a_limit_is_kept() {
     assert!(page.contains("0 of 26 cells are measured"));
     refuse(&mut command(&["--minutes", "0", "--out", out]), &["--minutes: expected more than 0"]);
     refuse(&mut command(&["--shard", "3/2", "--out", out]), &["1 ≤ K ≤ N"]);
+}
+
+/// A table of whole models as `python/examples/end_to_end.py` writes it.
+const MODELS: &str = "model,case,dtype,linear,mode,milliseconds,parameters,minimum_ms,maximum_ms,joules,device,driver,torch\n\
+                      vit_s16,batch 128,f32,dense,eager,40.0,22,39,41,,A GPU,1,2.11\n\
+                      vit_s16,batch 128,f32,kronsparse,eager,10.0,8,9,11,,A GPU,1,2.11\n";
+
+#[test]
+fn whole_models_are_shown_and_damaged_ones_refused_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, models) = (folder.path().join("out"), folder.path().join("models.csv"));
+    let run_with = |file: &Path| {
+        command(&["--minutes", "0.001", "--models", file.to_str().unwrap(), "--out", out.to_str().unwrap()])
+    };
+    refuse(&mut run_with(&models), &["models.csv: cannot read"]);
+    std::fs::write(&models, &MODELS[..MODELS.len() - 30]).unwrap();
+    refuse(&mut run_with(&models), &["models.csv: is no table of python/examples/end_to_end.py: ", "line: 3"]);
+    assert!(!out.exists(), "a refusal leaves nothing behind");
+    std::fs::write(&models, MODELS).unwrap();
+    succeed(&mut run_with(&models));
+    let page = || std::fs::read_to_string(out.join("study.html")).unwrap();
+    assert!(page().contains("75 % less") && page().contains("up to 22 % less"), "the models are not on the page");
+    // They stay in the folder, and others take their place.
+    let again = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kronsparse"));
+        command.args(["study", "page"]).arg(&out).args(more);
+        command
+    };
+    succeed(&mut again(&[]));
+    assert!(page().contains("75 % less"));
+    std::fs::write(&models, MODELS.replace("10.0", "50.0")).unwrap();
+    succeed(&mut again(&["--models", models.to_str().unwrap()]));
+    assert!(page().contains("25 % more") && !page().contains("75 % less"));
+    std::fs::write(out.join("end_to_end.csv"), "no table\n").unwrap();
+    refuse(&mut again(&[]), &["end_to_end.csv: is no table of python/examples/end_to_end.py"]);
+}
+
+#[test]
+fn a_worker_compiles_cells_without_a_gpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_kronsparse"))
+        .args(["study", "--device", "cuda:0", "--grid", "quick", "--prepare-worker"])
+        .env("KRONSPARSE_CACHE", folder.path().join("cache"))
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (worker.stdin.take().unwrap(), BufReader::new(worker.stdout.take().unwrap()));
+    // Bytes per second, how much faster the cache is, seconds of a kernel; f64, products in it, f32, TF32, 16-bit types.
+    let rates =
+        [3.35e12f64, 2.1, 1.3e-6, 3e13, 6e13, 6e13, 4.9e14, 9.9e14].map(|rate| rate.to_bits().to_string()).join(" ");
+    writeln!(input, "sm_90a 9 0 132 232448 52428800 {rates}").unwrap();
+    let mut ask = |key: &str| {
+        writeln!(input, "{key}").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        line.split_whitespace().map(|word| word.parse().unwrap()).collect::<Vec<usize>>()
+    };
+    // Our kernel, and permutations before and after in two orders, which may be alike where b is c.
+    let first = ask("(1,64,64,64) f16 bsf n = 25088 cold");
+    let all = first[0];
+    assert!(first.len() == 3 && (2..=5).contains(&all), "{first:?}");
+    // Compiled, or not where there is no compiler; and known the second time.
+    assert!(first[1] + first[2] == all && (first[1] == 0 || first[2] == 0), "{first:?}");
+    let second = ask("(1,64,64,64) f16 bsf n = 25088 cold");
+    assert_eq!(second, [all, 0, first[2]]);
+    drop(input);
+    assert!(worker.wait().unwrap().success());
+    assert!(!folder.path().join("study-out").exists(), "a worker writes no study");
 }

@@ -6,7 +6,7 @@ namespace ks {
 
 struct Args {
   const void* x;     // batch-first [n][a][c][d], batch-last [a][c][d][n]
-  const void* w;     // packed by the host for this kernel
+  const void* w;     // packed for this kernel
   const void* bias;  // a·b·d numbers of the output's type, or null
   void* y;           // batch-first [n][a][b][d], batch-last [a][b][d][n]; of a gate every second number of that
   i64 n;             // vectors

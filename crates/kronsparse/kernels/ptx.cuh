@@ -80,7 +80,7 @@ KS_DEVICE void store_shared16(void* p, U4 w) {
 KS_DEVICE void store_shared8(void* p, U2 w) { asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(shared_address(p)), "r"(w.v[0]), "r"(w.v[1]) : "memory"); }
 KS_DEVICE void store_shared4(void* p, u32 w) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(shared_address(p)), "r"(w) : "memory"); }
 KS_DEVICE void store_shared2(void* p, u16 w) { asm volatile("st.shared.b16 [%0], %1;" ::"r"(shared_address(p)), "h"(w) : "memory"); }
-// Of what no kernel writes: weights, bias.
+// Of what no kernel writes that this one may overlap with: weights, bias.
 KS_DEVICE U4 load_constant16(const void* p) {
   U4 r;
   asm volatile("ld.global.nc.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3]) : "l"(p));

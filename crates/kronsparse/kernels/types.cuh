@@ -4,7 +4,7 @@
 
 namespace ks {
 
-// `Sum` is the accumulator of the CUDA cores; `constant` loads weights and bias, which no kernel writes. Indices count elements; addresses need only the alignment of one element.
+// `Sum` is the accumulator of the CUDA cores; `constant` loads weights and bias, which no kernel writes that this one may overlap with. Indices count elements; addresses need only the alignment of one element.
 struct F16 {
   using Sum = float;
   static KS_DEVICE Sum load(const void* from, i64 at) { return widen_f16(load_global2(static_cast<const u16*>(from) + at)); }

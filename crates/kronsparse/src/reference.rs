@@ -1,7 +1,7 @@
 //! The oracle: nested loops in f64 (or complex f64) over the definition. Dull on purpose, and never optimised.
 
 use crate::scalar::Wide;
-use crate::{Activation, Chain, Factor, Join, Layout, Scalar};
+use crate::{Activation, Chain, Factor, Join, Layout, Pattern, Scalar};
 
 /// `K x` for one vector of wide numbers.
 fn factor_vector<T: Scalar>(factor: &Factor<T>, x: &[T::Wide]) -> Vec<T::Wide> {
@@ -23,7 +23,11 @@ fn factor_vector<T: Scalar>(factor: &Factor<T>, x: &[T::Wide]) -> Vec<T::Wide> {
 
 /// `K_1 ⋯ K_L x` for one vector; hidden values stay wide.
 pub fn vector<T: Scalar>(chain: &Chain<T>, x: &[T]) -> Vec<T::Wide> {
-    let x = x.iter().map(|v| v.widen()).collect();
+    wide_vector(chain, x.iter().map(|v| v.widen()).collect())
+}
+
+/// [`vector`] of wide numbers.
+pub fn wide_vector<T: Scalar>(chain: &Chain<T>, x: Vec<T::Wide>) -> Vec<T::Wide> {
     chain.factors().iter().rev().fold(x, |x, factor| factor_vector(factor, &x))
 }
 
@@ -86,4 +90,28 @@ pub fn multiply_joined<T: Scalar>(
             y
         }
     }
+}
+
+/// The gradient of a factor's weights, `G[i,o,l,j] = Σ_n V[n,i,o,j] · conj(X[n,i,l,j])`, unrounded, as an array of shape `(a, b, c, d)`: `v` is
+/// the gradient of the factor's outputs and `x` has its inputs, both batch-first.
+pub fn weight_gradient<T: Scalar>(pattern: Pattern, v: &[T], x: &[T], n: usize) -> Vec<T::Wide> {
+    let (rows, cols) = (pattern.rows(), pattern.cols());
+    assert_eq!((v.len(), x.len()), (n * rows, n * cols), "V must have n · rows elements, X n · cols");
+    let [a, b, c, d] = pattern.shape();
+    let mut gradient = vec![T::Wide::ZERO; pattern.nnz()];
+    for i in 0..a {
+        for o in 0..b {
+            for l in 0..c {
+                for j in 0..d {
+                    let mut sum = T::Wide::ZERO;
+                    for batch in 0..n {
+                        let (re, im) = x[batch * cols + pattern.col(i, l, j)].widen().parts();
+                        sum += v[batch * rows + pattern.row(i, o, j)].widen() * T::Wide::from_parts(re, -im);
+                    }
+                    gradient[pattern.weight_index(i, o, l, j)] = sum;
+                }
+            }
+        }
+    }
+    gradient
 }

@@ -1,5 +1,5 @@
 //! Every kernel that the planner can choose for a spread of problems compiles for every supported architecture, spills nothing
-//! (with two exceptions, see `most_spilled`), and takes the registers and the shared memory that its plan says. Needs NVRTC and no GPU.
+//! (with three exceptions, see `most_spilled`), and takes the registers and the shared memory that its plan says. Needs NVRTC and no GPU.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kronsparse::cuda::compile;
 use kronsparse::cuda::libraries::{self, Library};
+use kronsparse::cuda::source::source;
 use kronsparse::plan::gpu::{
-    self, ChainProblem, Flops, FusedPlan, GpuMachine, GpuPlan, GpuProblem, KernelPlan, PairPlan, Precision, lanes_wgmma,
+    self, ChainProblem, ColumnSum, Flops, FusedPlan, GpuMachine, GpuPlan, GpuProblem, GradientProblem, KernelPlan,
+    PairPlan, Precision, WeightGradientPlan, lanes_wgmma,
 };
 use kronsparse::{Activation, ChainPattern, DType, Join, Layout, Pattern};
 
@@ -251,6 +253,57 @@ fn kernels_for_whole_chains_compile() {
     assert!(of("chain_mma") >= 24 && of("chain_wgmma") >= 4, "fewer kernels than expected: {compiled:?}");
 }
 
+/// The plans that gradients of weights get, over patterns, element types, numbers of vectors and architectures, with the kernels that add
+/// up their parts, and those for a bias.
+#[test]
+fn kernels_for_gradients_compile() {
+    if !nvrtc("kernels_for_gradients_compile") {
+        return;
+    }
+    let kinds = [
+        (DType::F16, Precision::Full),
+        (DType::Bf16, Precision::Full),
+        (DType::F32, Precision::Full),
+        (DType::F32, Precision::Tf32),
+    ];
+    let (mut seen, mut failed, mut most) = (BTreeSet::new(), Vec::new(), 0);
+    for (at, [a, b, c, d]) in PATTERNS.into_iter().enumerate() {
+        for (k, (dtype, precision)) in kinds.into_iter().enumerate() {
+            let mix = at * 5 + k * 3;
+            let (capability, shared) = CAPABILITIES[if mix % 3 == 0 { mix % 5 } else { 3 }];
+            let (machine, architecture) = (machine(capability, shared), compile::architecture(capability));
+            let batch = [64, 1000, 8192, 25088][mix % 4];
+            let pattern = Pattern::new(a, b, c, d).expect("a pattern");
+            let aligned = mix % 7 != 0;
+            let problem = GradientProblem { precision, aligned, ..GradientProblem::new(pattern, dtype, batch) };
+            let plans = WeightGradientPlan::candidates(&problem, &machine);
+            // The planner's choice, and one of those that have the most sums.
+            let sums =
+                |plan: &&WeightGradientPlan| plan.tile().fragments.iter().chain(&plan.tile().sub).product::<usize>();
+            for plan in [plans.first(), plans.iter().max_by_key(sums)].into_iter().flatten() {
+                let (sum, bias) = (
+                    plan.sum(),
+                    ColumnSum::new(pattern.rows(), dtype, batch, aligned, &machine).expect("a type that it sums"),
+                );
+                let all: [(&dyn KernelPlan, String); 3] =
+                    [(plan, source(plan)), (&sum, source(&sum)), (&bias, source(&bias))];
+                for (plan, source) in all {
+                    if !seen.insert((capability, source.clone())) {
+                        continue;
+                    }
+                    match judge(plan, &source, &architecture) {
+                        Ok(registers) => most = most.max(registers),
+                        Err(why) => failed.push(format!("{architecture} {plan} for {problem:?}: {why}")),
+                    }
+                }
+            }
+        }
+    }
+    println!("{} kernels, at most {most} registers", seen.len());
+    assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), seen.len());
+    assert!(seen.len() > 100, "only {} kernels", seen.len());
+}
+
 /// `Operator::tune` runs more than what the planner chooses.
 #[test]
 fn what_auto_would_measure_compiles() {
@@ -282,11 +335,13 @@ fn what_auto_would_measure_compiles() {
 /// Bytes outside of registers, in both directions and on the stack, that a kernel may have. None, but for `lanes_wgmma`: its one
 /// copying thread, which has 40 registers, keeps some there where the compiler unrolls its loops over boxes;
 /// the threads that multiply keep none (read from the disassembly). `pair_wgmma` has 128 sums a thread beside two lots of fragments, and
-/// activations want more on top. Such kernels are printed.
+/// activations want more on top. `weight_gradient` has up to 128 sums a thread: of its largest tiles, those that store 28 to 52 bytes there were as
+/// fast as those that store none (`record/2026-11-23-h100-training/gradient_tiles.csv`). Such kernels are printed.
 fn most_spilled(plan: &dyn KernelPlan) -> u32 {
     match plan.name() {
         "lanes_wgmma" => 160,
         "pair_wgmma" => 360,
+        "weight_gradient" => 160,
         _ => 0,
     }
 }

@@ -98,6 +98,25 @@ fn packing_is_a_permutation_with_zeros_between() {
     }
 }
 
+/// What `pack` relies on, for every family and tile: lanes, output and input each add a term of their own.
+#[test]
+fn the_place_of_a_weight_is_a_sum_of_three() {
+    let (machine, mut seen) = (GpuMachine::h100(), BTreeSet::new());
+    for problem in problems().into_iter().filter(|p| p.batch != 7) {
+        let [a, b, c, d] = problem.pattern.shape();
+        for plan in GpuPlan::candidates(&problem, &machine).into_iter().step_by(7) {
+            seen.insert(plan.name());
+            for _ in 0..50 {
+                let [i, o, l, j] = [a, b, c, d].map(|size| fastrand::usize(0..size));
+                let parts =
+                    [plan.packed_index(i, 0, 0, j), plan.packed_index(0, o, 0, 0), plan.packed_index(0, 0, l, 0)];
+                assert_eq!(plan.packed_index(i, o, l, j), parts.iter().sum::<usize>(), "{plan}: {i} {o} {l} {j}");
+            }
+        }
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+}
+
 /// Two problems that differ in anything that the kernel must know have different sources; those that differ only in the
 /// number of vectors may share one.
 #[test]

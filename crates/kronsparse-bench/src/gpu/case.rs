@@ -8,11 +8,13 @@ use kronsparse::cuda::multiplier::{self, Multiplier};
 use kronsparse::cuda::vendor::{Part, weight_bytes};
 use kronsparse::cuda::{Buffer, Plans, timing};
 use kronsparse::measure::Summary;
+use kronsparse::plan::gpu::{GpuMachine, GpuPlan, GpuProblem, libraries};
 use kronsparse::plan::{Algorithm, Problem};
 use kronsparse::{Chain, Scalar};
 
 use super::oracle::{Oracle, Tools};
-use super::{Bench, FEWEST};
+use super::phases::Phases;
+use super::{Bench, FEWEST, Hooks, Task, inputs};
 use crate::Result;
 use crate::case::{fill, guarded};
 use crate::definition::{Cache, Case};
@@ -30,33 +32,40 @@ const WARM_SAMPLE: f64 = 200e-6;
 /// Share of the free memory that input and output may take: algorithms need as much again between their steps.
 const SHARE: f64 = 0.45;
 
+/// Fewest calls of permute-bmm whose parts are timed, where calls are long.
+const PARTS: usize = 3;
+
+/// How far a library's time may be above its estimate: the estimates of strided products on an H100 were 0.73 to 1.15 of the times.
+const DOUBT: f64 = 1.5;
+
 /// Cases of a type that no GPU multiplies.
 pub(super) fn refused(
-    cases: &[(usize, &Case)],
+    tasks: &[Task],
+    at: usize,
     total: usize,
     bench: &mut Bench<'_>,
-    observe: Observer<'_>,
+    hooks: &mut Hooks<'_>,
 ) -> Result<()> {
-    for &(index, case) in cases {
-        let reason = format!("the CUDA engine multiplies f16, bf16, f32 and f64, not {}", case.kind);
-        skip(case, index, total, &reason, bench, observe)?;
+    for (index, task) in (at..).zip(tasks) {
+        let reason = format!("the CUDA engine multiplies f16, bf16, f32 and f64, not {}", task.case.kind);
+        skip(task, (index, total), &reason, bench, hooks)?;
     }
     Ok(())
 }
 
 /// Rows that say why a case was skipped.
 fn skip(
-    case: &Case,
-    index: usize,
-    total: usize,
+    task: &Task,
+    (index, total): (usize, usize),
     reason: &str,
     bench: &mut Bench<'_>,
-    observe: Observer<'_>,
+    hooks: &mut Hooks<'_>,
 ) -> Result<()> {
-    observe(Event::Case { index, total, case });
+    let case = &task.case;
+    (hooks.observe)(Event::Case { index, total, case });
     let rows: Vec<Row> =
-        bench.missing(case).into_iter().map(|a| Row { reason: reason.into(), ..bench.blank(case, a) }).collect();
-    observe(Event::Done { rows: &rows });
+        bench.missing(task).into_iter().map(|a| Row { reason: reason.into(), ..bench.blank(case, a) }).collect();
+    (hooks.observe)(Event::Done { rows: &rows });
     bench.keep(rows)
 }
 
@@ -69,12 +78,13 @@ struct Arrays<T: Scalar> {
     mixes: HashMap<usize, Buffer<f64>>,
 }
 
-/// Measures the cases of element type `T`.
+/// Measures cases of element type `T`, the first of which is number `at` of `total`.
 pub(super) fn group<T: Scalar<Wide = f64>>(
-    cases: &[(usize, &Case)],
+    tasks: &[Task],
+    at: usize,
     total: usize,
     bench: &mut Bench<'_>,
-    observe: Observer<'_>,
+    hooks: &mut Hooks<'_>,
 ) -> Result<()> {
     let free = bench.device.free_memory()? as f64;
     let sizes = |case: &Case| {
@@ -86,9 +96,9 @@ pub(super) fn group<T: Scalar<Wide = f64>>(
         (x as f64 + y as f64) * size_of::<T>() as f64
     };
     let fits = |case: &Case| need(case) <= SHARE * free;
-    let open = cases.iter().filter(|(_, case)| fits(case) && !bench.missing(case).is_empty());
-    let largest = open.map(|(_, case)| sizes(case)).fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
-    let mut arrays = if largest == (0, 0) {
+    let open = tasks.iter().filter(|task| fits(&task.case) && !bench.missing(task).is_empty());
+    let largest = open.map(|task| sizes(&task.case)).fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
+    let mut arrays = if largest == (0, 0) || bench.is_over() {
         None
     } else {
         let inspector = Inspector::<T>::new(bench.device)?;
@@ -96,42 +106,59 @@ pub(super) fn group<T: Scalar<Wide = f64>>(
         inspector.fill(&mut x, bench.seed, bench.stream)?;
         Some(Arrays { x, y: Buffer::alloc(bench.device, largest.1)?, inspector, mixes: HashMap::new() })
     };
-    for &(index, case) in cases {
+    for (index, task) in (at..).zip(tasks) {
         if bench.is_over() {
             break;
         }
+        let case = &task.case;
         if !fits(case) {
             let reason =
                 format!("input and output need {}, {} of device memory are free", bytes(need(case)), bytes(free));
-            skip(case, index, total, &reason, bench, observe)?;
+            skip(task, (index, total), &reason, bench, hooks)?;
             continue;
         }
-        observe(Event::Case { index, total, case });
-        let missing = bench.missing(case);
+        (hooks.observe)(Event::Case { index, total, case });
+        let missing = bench.missing(task);
+        let mut phases = vec![Phases::new(case, None)];
         let rows = match &mut arrays {
-            Some(arrays) if !missing.is_empty() => one(case, &missing, arrays, bench, observe)?,
+            Some(arrays) if !missing.is_empty() => {
+                // The arrays of the group count as inputs of its first case.
+                bench.laps.lap(&mut phases[0].inputs_s);
+                (hooks.ready)(index);
+                bench.laps.lap(&mut phases[0].waiting_s);
+                one(task, &missing, arrays, bench, hooks.observe, &mut phases)?
+            }
             _ => Vec::new(),
         };
-        observe(Event::Done { rows: &rows });
+        (hooks.observe)(Event::Done { rows: &rows });
         bench.keep(rows)?;
         // An error here has no row to stand in: the GPU is lost, and so is everything that would follow.
         bench.device.synchronize()?;
+        bench.laps.lap(&mut phases[0].ending_s);
+        bench.log.append(&phases)?;
     }
     Ok(())
 }
 
 /// Measures some algorithms on one case.
 fn one<T: Scalar<Wide = f64>>(
-    case: &Case,
+    task: &Task,
     algorithms: &[Algorithm],
     arrays: &mut Arrays<T>,
     bench: &mut Bench<'_>,
     observe: Observer<'_>,
+    phases: &mut Vec<Phases>,
 ) -> Result<Vec<Row>> {
+    let case = &task.case;
     let Problem { chain: ref pattern, batch: n, layout, .. } = case.problem;
     let mut random = Random::new(bench.seed);
-    let scales: Vec<f64> = pattern.patterns().iter().map(|p| (3.0 / p.c() as f64).sqrt()).collect();
-    let chain = Chain::from_fn(pattern, |at, _, _, _, _| random.scalar::<T>(scales[at]));
+    let seed = random.bits();
+    let ours = algorithms.contains(&Algorithm::Fused);
+    let machine = bench.device.machine();
+    // A planner that panics does so again where a row says it.
+    let plan = || guarded(|| Ok(inputs::planned(case, machine))).ok().flatten();
+    let (chain, planned) = rayon::join(|| inputs::weights::<T>(case, seed), || ours.then(plan).flatten());
+    let chain = chain?;
     let Arrays { x, y, inspector, mixes } = arrays;
     let mix = match mixes.entry(n) {
         Entry::Occupied(known) => known.into_mut(),
@@ -142,33 +169,59 @@ fn one<T: Scalar<Wide = f64>>(
     };
     let tools = Tools { inspector, stream: bench.stream, mix };
     let tolerance = case.kind.tolerance_on_gpu(pattern.longest_sum(), pattern.patterns().len());
-    let oracle = Oracle::new(&chain, x, layout, tolerance, random.bits(), &tools)?;
-    let mut rows = Vec::new();
-    let mut best = f64::INFINITY;
-    for &algorithm in algorithms {
-        observe(Event::Verify(algorithm));
-        let mut row = bench.blank(case, algorithm);
-        row.checked_vectors = oracle.vectors();
-        let measured = hopeless(case, algorithm, bench)
-            .and_then(|()| measure(case, &chain, &oracle, &tools, (&*x, &mut *y), best, bench, &mut row));
-        if let Err((status, reason)) = measured {
-            (row.status, row.reason) = (status, reason.replace('\n', " "));
+    std::thread::scope(|scope| {
+        let oracle = Oracle::begin(scope, &chain, x, (layout, tolerance, random.bits()), &tools)?;
+        let cell = Cell { task, chain: &chain, oracle: &oracle, tools: &tools, planned: planned.as_ref() };
+        let mut rows = Vec::new();
+        let mut best = f64::INFINITY;
+        bench.laps.lap(&mut phases[0].inputs_s);
+        for &algorithm in algorithms {
+            observe(Event::Verify(algorithm));
+            let mut phase = Phases::new(case, Some(algorithm));
+            let row = match shared(task, algorithm, best, bench) {
+                Some(row) => row,
+                None => {
+                    let mut row = bench.blank(case, algorithm);
+                    row.checked_vectors = oracle.vectors();
+                    let measured = hopeless(task, algorithm, best, bench)
+                        .and_then(|()| measure(&cell, (&*x, &mut *y), best, bench, (&mut row, &mut phase)));
+                    if let Err((status, reason)) = measured {
+                        (row.status, row.reason) = (status, reason.replace('\n', " "));
+                    }
+                    bench.dense.note(&row);
+                    row
+                }
+            };
+            best = best.min(row.median_s.unwrap_or(f64::INFINITY));
+            rows.push(row);
+            let alive = bench.device.synchronize();
+            bench.laps.lap(&mut phase.ending_s);
+            phases.push(phase);
+            if let Err(error) = alive {
+                // The row that lost the GPU is kept, so that a resumed run goes on behind it.
+                bench.keep(rows)?;
+                return Err(error.into());
+            }
         }
-        best = best.min(row.median_s.unwrap_or(f64::INFINITY));
-        rows.push(row);
-        if let Err(error) = bench.device.synchronize() {
-            // The row that lost the GPU is kept, so that a resumed run goes on behind it.
-            bench.keep(rows)?;
-            return Err(error.into());
-        }
+        Ok(rows)
+    })
+}
+
+/// A dense product whose time is known of another chain, on cells that are not measured thoroughly.
+fn shared(task: &Task, algorithm: Algorithm, best: f64, bench: &mut Bench<'_>) -> Option<Row> {
+    if algorithm != Algorithm::Dense || task.thorough {
+        return None;
     }
-    Ok(rows)
+    let blank = bench.blank(&task.case, algorithm);
+    bench.dense.take(&blank, best, bench.options.give_up)
 }
 
 type Outcome<V> = std::result::Result<V, (Status, String)>;
 
-/// Skips what needs too much memory, or too much time even at the GPU's peak.
-fn hopeless(case: &Case, algorithm: Algorithm, bench: &Bench<'_>) -> Outcome<()> {
+/// Skips what needs too much memory, or too much time even at the GPU's peak; and on cells that are not measured thoroughly, what
+/// another algorithm shows as well.
+fn hopeless(task: &Task, algorithm: Algorithm, best: f64, bench: &Bench<'_>) -> Outcome<()> {
+    let case = &task.case;
     let Problem { chain, batch, .. } = &case.problem;
     let (need, limit) = (weight_bytes(chain, case.kind.dtype, algorithm), bench.options.memory_limit as f64);
     if need > limit {
@@ -182,21 +235,46 @@ fn hopeless(case: &Case, algorithm: Algorithm, bench: &Bench<'_>) -> Outcome<()>
             return Err((Status::Skipped, format!("needs {} at the GPU's peak, the limit is {limit}", seconds(least))));
         }
     }
-    Ok(())
+    match needless(task, algorithm, best, bench.options.give_up, bench.device.machine()) {
+        Some(reason) if !task.thorough => Err((Status::Skipped, reason)),
+        _ => Ok(()),
+    }
 }
 
-/// Prepares, verifies and samples one algorithm; fills in its row.
-#[allow(clippy::too_many_arguments)]
+/// Why a strided product of one pattern need not be measured: permute-bmm makes the same calls, or its estimate is far above `best`, the
+/// shortest time of the case.
+fn needless(task: &Task, algorithm: Algorithm, best: f64, give_up: f64, machine: &GpuMachine) -> Option<String> {
+    let Problem { ref chain, dtype, batch, layout } = task.case.problem;
+    let ([pattern], Algorithm::Strided) = (chain.patterns(), algorithm) else { return None };
+    let precision = task.case.kind.precision();
+    let problem = GpuProblem { precision, ..GpuProblem::new(*pattern, dtype, layout, batch) };
+    let measured = task.algorithms.contains(&Algorithm::PermuteBmm);
+    if measured && libraries::same_as(Algorithm::PermuteBmm, &problem) == Some(algorithm) {
+        return Some("makes the same calls as permute-bmm, which is measured".into());
+    }
+    let estimate = libraries::seconds(algorithm, &problem, machine, usize::MAX)?;
+    (estimate > DOUBT * give_up * best)
+        .then(|| format!("estimated to take {}, {:.0} times the best of the case", seconds(estimate), estimate / best))
+}
+
+/// A case with all that its algorithms share.
+struct Cell<'a, 'o, T: Scalar> {
+    task: &'a Task,
+    chain: &'a Chain<T>,
+    oracle: &'a Oracle<'o>,
+    tools: &'a Tools<'a, T>,
+    planned: Option<&'a GpuPlan>,
+}
+
+/// Prepares, verifies and samples one algorithm; fills in its row and its phases.
 fn measure<T: Scalar<Wide = f64>>(
-    case: &Case,
-    chain: &Chain<T>,
-    oracle: &Oracle<T>,
-    tools: &Tools<'_, T>,
+    cell: &Cell<'_, '_, T>,
     (x, y): (&Buffer<T>, &mut Buffer<T>),
     best: f64,
     bench: &mut Bench<'_>,
-    row: &mut Row,
+    (row, phase): (&mut Row, &mut Phases),
 ) -> Outcome<()> {
+    let (case, outputs) = (&cell.task.case, cell.chain.rows() * cell.task.case.problem.batch);
     let Problem { batch, layout, .. } = case.problem;
     let (options, stream) = (bench.options, bench.stream);
     let wanted = multiplier::Options {
@@ -205,18 +283,22 @@ fn measure<T: Scalar<Wide = f64>>(
         batch,
         layout,
         memory_limit: options.memory_limit,
-        plans: Plans::Best,
+        plans: if row.algorithm == Algorithm::Fused { inputs::plans(cell.planned) } else { Plans::Best },
         caches: match case.cache {
             Cache::Cold => timing::Caches::Cold,
             Cache::Warm => timing::Caches::Warm,
         },
     };
-    let multiplier = guarded(|| Multiplier::prepare(stream, chain, &wanted, x, y))?;
+    let multiplier = guarded(|| Multiplier::prepare(stream, cell.chain, &wanted, x, y));
+    bench.laps.lap(&mut phase.preparing_s);
+    let multiplier = multiplier?;
     row.plan = multiplier.to_string().replace('\n', " ");
     row.memory_bytes = Some(multiplier.device_bytes() as u64);
-    verify(&multiplier, oracle, tools, (x, &mut *y), chain.rows() * batch, row)?;
+    verify(&multiplier, cell, (x, &mut *y), outputs, row)?;
+    bench.laps.lap(&mut phase.verifying_s);
 
     let first = guarded(|| timing::cold(stream, &mut bench.flusher, 1, || multiplier.launch(x, y)))?[0];
+    bench.laps.lap(&mut phase.warming_s);
     let mut samples = vec![first];
     let given_up = first > options.give_up * best;
     if !given_up {
@@ -229,18 +311,24 @@ fn measure<T: Scalar<Wide = f64>>(
             }
         })?;
         row.sm_mhz = bench.meter.as_ref().and_then(|meter| meter.state().ok()?.sm_mhz);
+        bench.laps.lap(&mut phase.sampling_s);
     }
     if options.permutation_share && row.algorithm == Algorithm::PermuteBmm {
-        row.permutation_share = Some(guarded(|| permutation_share(&multiplier, (x, &mut *y), bench))?);
+        let count = ((options.budget / first.max(1e-7)) as usize).clamp(PARTS, FEWEST);
+        row.permutation_share = Some(guarded(|| permutation_share(&multiplier, count, (x, &mut *y), bench))?);
+        bench.laps.lap(&mut phase.parts_s);
     }
-    if let (Some(seconds), Some(meter), false) = (options.energy, &bench.meter, given_up) {
+    let energy = options.energy.filter(|_| cell.task.thorough && !given_up);
+    if let (Some(seconds), Some(meter)) = (energy, &bench.meter) {
         let calls = ((WARM_SAMPLE / first.max(1e-7)) as usize).clamp(1, 100);
         let run = || (0..calls).try_for_each(|_| multiplier.launch(x, y));
         row.energy_j = Some(guarded(|| meter.energy_of(stream, calls, seconds, run))?.joules);
         row.idle_w = bench.idle_w;
+        bench.laps.lap(&mut phase.energy_s);
     }
     // Right once and wrong after many calls (working memory left dirty, a race) must not be praised.
-    verify(&multiplier, oracle, tools, (x, y), chain.rows() * batch, row)?;
+    verify(&multiplier, cell, (x, y), outputs, row)?;
+    bench.laps.lap(&mut phase.verifying_s);
     if let Some(summary) = Summary::of(&samples) {
         fill(row, &summary);
     }
@@ -253,12 +341,12 @@ fn measure<T: Scalar<Wide = f64>>(
 /// One call on a poisoned output; the verdict goes into the row.
 fn verify<T: Scalar<Wide = f64>>(
     multiplier: &Multiplier<'_, T>,
-    oracle: &Oracle<T>,
-    tools: &Tools<'_, T>,
+    cell: &Cell<'_, '_, T>,
     (x, y): (&Buffer<T>, &mut Buffer<T>),
     outputs: usize,
     row: &mut Row,
 ) -> Outcome<()> {
+    let (oracle, tools) = (cell.oracle, cell.tools);
     let verdict = guarded(|| {
         tools.inspector.poison(y, outputs, tools.stream)?;
         multiplier.launch(x, y)?;
@@ -279,14 +367,15 @@ fn verify<T: Scalar<Wide = f64>>(
     }
 }
 
-/// Median share of the permutations in the time of permute-bmm, parts timed within one cold call.
+/// Median share of the permutations in the time of permute-bmm, parts timed within each of `count` cold calls.
 fn permutation_share<T: Scalar>(
     multiplier: &Multiplier<'_, T>,
+    count: usize,
     (x, y): (&Buffer<T>, &mut Buffer<T>),
     bench: &mut Bench<'_>,
 ) -> kronsparse::Result<f64> {
     let mut shares = Vec::new();
-    for _ in 0..FEWEST {
+    for _ in 0..count {
         let parts = timing::parts(bench.stream, &mut bench.flusher, |mark| {
             Part::ALL.into_iter().try_for_each(|part| {
                 multiplier.launch_part(part, x, y)?;

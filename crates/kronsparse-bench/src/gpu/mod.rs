@@ -6,11 +6,17 @@
 //!   in every case.
 //! * The algorithms of a case are measured one after the other, not in turn: most do not fit into memory together.
 //! * An algorithm whose first sample is [`Options::give_up`] times as long as the best of its case keeps that one sample.
-//! * Rows are [written](crate::journal) as they are measured, so that a run that is killed can be gone on with.
+//! * On cases that are not measured [thoroughly](Task::thorough), the time of a dense product may be that of another chain of the same
+//!   shape, and a strided product is skipped where permute-bmm makes the same calls; their rows say so.
+//! * Rows are [written](crate::journal) as they are measured, so that a run that is killed can be gone on with; and beside them
+//!   [where the time went](phases).
 
 mod case;
+mod inputs;
 mod oracle;
+pub mod phases;
 pub mod prepare;
+mod sharing;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -25,6 +31,9 @@ use kronsparse::measure::Stopwatch;
 use kronsparse::plan::Algorithm;
 use kronsparse::{DType, Scalar};
 
+use self::phases::{Laps, Log};
+use self::sharing::DenseTimes;
+pub(crate) use self::sharing::{is_shared, shape_of};
 use crate::definition::{Case, Definition};
 use crate::journal::Ledger;
 use crate::machine::{Gpu, Machine};
@@ -90,6 +99,26 @@ impl Default for Options {
     }
 }
 
+/// What is measured of one case.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// What is multiplied.
+    pub case: Case,
+    /// Algorithms, in the order of the table.
+    pub algorithms: Vec<Algorithm>,
+    /// Whether each is measured by itself, and energy where that is asked for; otherwise what is known of other cases or algorithms is
+    /// taken over.
+    pub thorough: bool,
+}
+
+/// Who is asked and told during a run.
+pub struct Hooks<'a> {
+    /// Returns when case number so-and-so may be measured: its kernels are compiled, or nobody compiles them.
+    pub ready: &'a mut dyn FnMut(usize),
+    /// Is told of the progress.
+    pub observe: Observer<'a>,
+}
+
 /// What all cases of a run share.
 pub(crate) struct Bench<'a> {
     pub(crate) options: &'a Options,
@@ -101,13 +130,36 @@ pub(crate) struct Bench<'a> {
     pub(crate) idle_w: Option<f64>,
     pub(crate) ceilings: Vec<Ceiling>,
     pub(crate) seed: u64,
+    laps: Laps,
+    log: Log,
+    dense: DenseTimes,
     ledger: Ledger,
 }
 
-/// Measures all cases. Wrong or failing algorithms are rows of the record, not errors; a GPU that is lost is an error, after
-/// which a run with [`Options::resume`] goes on behind the row that lost it.
+/// Measures all cases, each thoroughly. Wrong or failing algorithms are rows of the record, not errors; a GPU that is lost is an error,
+/// after which a run with [`Options::resume`] goes on behind the row that lost it.
 pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) -> Result<Record> {
-    if options.algorithms.is_empty() {
+    let task = |case: &Case| Task { case: case.clone(), algorithms: options.algorithms.clone(), thorough: true };
+    let mut tasks: Vec<Task> = definition.cases.iter().map(task).collect();
+    by_type(&mut tasks);
+    let about = (definition.name.as_str(), definition.description.as_str());
+    measure(about, &tasks, options, &mut Hooks { ready: &mut |_| {}, observe })
+}
+
+/// Cases of one element type after those of another, since they share their arrays; otherwise in the order in which they were.
+pub fn by_type(tasks: &mut [Task]) {
+    tasks.sort_by_key(|task| task.case.kind.dtype);
+}
+
+/// Measures the tasks in their order, for a record of this name and description. Neighbours of one element type share their arrays; see
+/// [`by_type`]. [`Options::algorithms`] does not matter. Errors: as [`run`].
+pub fn measure(
+    (name, description): (&str, &str),
+    tasks: &[Task],
+    options: &Options,
+    hooks: &mut Hooks<'_>,
+) -> Result<Record> {
+    if tasks.iter().any(|task| task.algorithms.is_empty()) {
         let why = "expected at least one algorithm to measure, found none".into();
         return Err(Error::Definition { place: "algorithms".into(), why });
     }
@@ -121,6 +173,9 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
         (meter, _) => meter.ok(),
     };
     let ledger = Ledger::open(options.folder.as_deref(), options.resume)?;
+    let log = Log::open(options.folder.as_deref(), options.resume)?;
+    let mut dense = DenseTimes::default();
+    ledger.rows().iter().for_each(|row| dense.note(row));
     let mut bench = Bench {
         options,
         device: &device,
@@ -134,14 +189,17 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
         meter,
         ceilings: Vec::new(),
         seed: options.seed.unwrap_or_else(Random::fresh_seed),
+        laps: Laps::start(),
+        log,
+        dense,
         ledger,
     };
-    bench.raise_ceilings(definition, observe)?;
+    bench.raise_ceilings(tasks, hooks.observe)?;
     let mut record = Record {
         machine: Machine { gpu: Some(describe(&device, &bench.driver)), ..Machine::detect() },
         settings: Settings {
-            definition: definition.name.clone(),
-            description: definition.description.clone(),
+            definition: name.into(),
+            description: description.into(),
             command: options.command.clone(),
             date,
             duration_s: 0.0,
@@ -163,23 +221,22 @@ pub fn run(definition: &Definition, options: &Options, observe: Observer<'_>) ->
         // So that what is there can be read even if the run is killed.
         write_whole(&folder.join("machine.toml"), &record.to_toml())?;
     }
-    // One element type after the other, since each has its own arrays.
-    let mut cases: Vec<(usize, &Case)> = definition.cases.iter().enumerate().collect();
-    cases.sort_by_key(|(_, case)| case.kind.dtype);
-    for group in cases.chunk_by(|a, b| a.1.kind.dtype == b.1.kind.dtype) {
-        let total = definition.cases.len();
-        match group[0].1.kind.dtype {
-            DType::F16 => case::group::<f16>(group, total, &mut bench, observe)?,
-            DType::Bf16 => case::group::<bf16>(group, total, &mut bench, observe)?,
-            DType::F32 => case::group::<f32>(group, total, &mut bench, observe)?,
-            DType::F64 => case::group::<f64>(group, total, &mut bench, observe)?,
-            DType::C64 | DType::C128 => case::refused(group, total, &mut bench, observe)?,
+    bench.laps = Laps::start();
+    let (mut at, total) = (0, tasks.len());
+    for group in tasks.chunk_by(|a, b| a.case.kind.dtype == b.case.kind.dtype) {
+        match group[0].case.kind.dtype {
+            DType::F16 => case::group::<f16>(group, at, total, &mut bench, hooks)?,
+            DType::Bf16 => case::group::<bf16>(group, at, total, &mut bench, hooks)?,
+            DType::F32 => case::group::<f32>(group, at, total, &mut bench, hooks)?,
+            DType::F64 => case::group::<f64>(group, at, total, &mut bench, hooks)?,
+            DType::C64 | DType::C128 => case::refused(group, at, total, &mut bench, hooks)?,
         }
+        at += group.len();
     }
-    bench.raise_ceilings(definition, observe)?;
+    bench.raise_ceilings(tasks, hooks.observe)?;
     raise(&mut record.ceilings, &bench.ceilings);
     record.settings.duration_s += watch.seconds();
-    record.rows = bench.ledger.finish();
+    record.rows = bench.ledger.finish()?;
     share_of_roofline(&mut record);
     Ok(record)
 }
@@ -194,9 +251,9 @@ impl Bench<'_> {
     }
 
     /// The algorithms of a case that have no row yet.
-    pub(crate) fn missing(&self, case: &Case) -> Vec<Algorithm> {
-        let algorithms = self.options.algorithms.iter().copied();
-        algorithms.filter(|&algorithm| !self.ledger.has(&self.blank(case, algorithm))).collect()
+    pub(crate) fn missing(&self, task: &Task) -> Vec<Algorithm> {
+        let algorithms = task.algorithms.iter().copied();
+        algorithms.filter(|&algorithm| !self.ledger.has(&self.blank(&task.case, algorithm))).collect()
     }
 
     /// Keeps a finished case's rows, on the disk too.
@@ -215,9 +272,10 @@ impl Bench<'_> {
         self.options.until.is_some_and(|until| Instant::now() >= until)
     }
 
-    /// Measures the ceilings of every kind of the definition and keeps the better of old and new.
-    fn raise_ceilings(&mut self, definition: &Definition, observe: Observer<'_>) -> Result<()> {
-        let mut kinds: Vec<Kind> = definition.cases.iter().map(|c| c.kind).filter(|k| !k.dtype.is_complex()).collect();
+    /// Measures the ceilings of every kind of the tasks and keeps the better of old and new.
+    fn raise_ceilings(&mut self, tasks: &[Task], observe: Observer<'_>) -> Result<()> {
+        let mut kinds: Vec<Kind> =
+            tasks.iter().map(|task| task.case.kind).filter(|kind| !kind.dtype.is_complex()).collect();
         kinds.sort_unstable();
         kinds.dedup();
         let bytes_per_second = copy_bandwidth(self.stream, 2 << 30)?;

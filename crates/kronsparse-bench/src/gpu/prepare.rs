@@ -1,17 +1,21 @@
 //! Compiles, before anything is measured, every kernel that a run will need: spread over processes, since the compiler works
-//! on one kernel at a time in each. Needs no GPU of its own but asks the one that will be measured what it is.
+//! on one kernel at a time in each. Or ahead of the measurement, case by case ([`compile_case`]), by
+//! processes that open no GPU.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
 
 use kronsparse::Layout;
 use kronsparse::cuda::Device;
 use kronsparse::cuda::cache::Cache;
 use kronsparse::plan::Algorithm;
-use kronsparse::plan::gpu::{self, ChainProblem, Choice, FusedPlan, GpuMachine, GpuProblem};
+use kronsparse::plan::gpu::{self, ChainProblem, Choice, Flops, FusedPlan, GpuMachine, GpuProblem, Rates};
 use kronsparse::plan::permutation::{Permutation, Problem};
 use kronsparse::plan::product::Order;
 
-use crate::{Definition, Result};
+use crate::definition::Case;
+use crate::{Definition, Error, Result};
 
 /// What a share of the work came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,55 +37,54 @@ pub fn sources(
     machine: &GpuMachine,
 ) -> Vec<String> {
     let mut all = BTreeSet::new();
+    definition.cases.iter().for_each(|case| add(&mut all, case, algorithms, memory_limit, machine));
+    all.into_iter().collect()
+}
+
+/// Adds the sources of one case. Arrays begin where allocations do, so that kernels for others are not needed.
+fn add(all: &mut BTreeSet<String>, case: &Case, algorithms: &[Algorithm], memory_limit: usize, machine: &GpuMachine) {
     let wants = |wanted: &[Algorithm]| algorithms.iter().any(|a| wanted.contains(a));
     let (auto, ours) = (wants(&[Algorithm::Auto]), wants(&[Algorithm::Fused]));
     let permuted = wants(&[Algorithm::PermuteBmm, Algorithm::Bsr]);
-    for case in definition.cases.iter().filter(|case| !case.kind.dtype.is_complex()) {
-        let (dtype, layout, batch) = (case.kind.dtype, case.problem.layout, case.problem.batch);
-        let patterns = case.problem.chain.patterns();
-        if auto || ours {
-            let problem = ChainProblem {
-                precision: case.kind.precision(),
-                ..ChainProblem::new(case.problem.chain.clone(), dtype, layout, batch)
-            };
-            for at in 0..patterns.len() {
-                for count in (2..=patterns.len() - at).filter(|count| *count == 2 || *count == patterns.len()) {
-                    let plans = FusedPlan::promising(&problem.part(at, count), machine);
-                    all.extend(plans.into_iter().take(if auto { usize::MAX } else { 1 }).map(|plan| plan.source()));
-                }
-            }
-        }
-        for &pattern in patterns {
-            let problem = |aligned| GpuProblem {
-                precision: case.kind.precision(),
-                aligned,
-                ..GpuProblem::new(pattern, dtype, layout, batch)
-            };
-            for aligned in [true, false].into_iter().filter(|_| ours) {
-                all.extend(gpu::choose(&problem(aligned), machine).map(|plan| plan.source()));
-            }
-            let mut permuted = permuted;
-            // With libraries that may be missing, and without.
-            for libraries in [Some(memory_limit), None].into_iter().filter(|_| auto) {
-                for way in gpu::promising(&problem(true), machine, libraries) {
-                    match way.choice {
-                        Choice::Kernel(plan) => all.extend([plan.source()]),
-                        Choice::Library(algorithm) => permuted |= algorithm == Algorithm::PermuteBmm,
-                    }
-                }
-            }
-            // Batch-last has one order only.
-            let orders =
-                if layout == Layout::BatchFirst && pattern.d() > 1 { &Order::ALL[..] } else { &Order::ALL[..1] };
-            for &order in orders.iter().filter(|_| permuted) {
-                let problem = Problem { pattern, vectors: batch, layout, dtype, order, aligned: true };
-                for permutation in [Permutation::before(&problem), Permutation::after(&problem)] {
-                    all.extend(permutation.ok().flatten().map(|permutation| permutation.source()));
-                }
+    if case.kind.dtype.is_complex() {
+        return;
+    }
+    let (dtype, layout, batch) = (case.kind.dtype, case.problem.layout, case.problem.batch);
+    let precision = case.kind.precision();
+    let patterns = case.problem.chain.patterns();
+    if auto || ours {
+        let problem = ChainProblem { precision, ..ChainProblem::new(case.problem.chain.clone(), dtype, layout, batch) };
+        for at in 0..patterns.len() {
+            for count in (2..=patterns.len() - at).filter(|count| *count == 2 || *count == patterns.len()) {
+                let plans = FusedPlan::promising(&problem.part(at, count), machine);
+                all.extend(plans.into_iter().take(if auto { usize::MAX } else { 1 }).map(|plan| plan.source()));
             }
         }
     }
-    all.into_iter().collect()
+    for &pattern in patterns {
+        let problem = GpuProblem { precision, ..GpuProblem::new(pattern, dtype, layout, batch) };
+        if ours {
+            all.extend(gpu::choose(&problem, machine).map(|plan| plan.source()));
+        }
+        let mut permuted = permuted;
+        // With libraries that may be missing, and without.
+        for libraries in [Some(memory_limit), None].into_iter().filter(|_| auto) {
+            for way in gpu::promising(&problem, machine, libraries) {
+                match way.choice {
+                    Choice::Kernel(plan) => all.extend([plan.source()]),
+                    Choice::Library(algorithm) => permuted |= algorithm == Algorithm::PermuteBmm,
+                }
+            }
+        }
+        // Batch-last has one order only.
+        let orders = if layout == Layout::BatchFirst && pattern.d() > 1 { &Order::ALL[..] } else { &Order::ALL[..1] };
+        for &order in orders.iter().filter(|_| permuted) {
+            let problem = Problem { pattern, vectors: batch, layout, dtype, order, aligned: true };
+            for permutation in [Permutation::before(&problem), Permutation::after(&problem)] {
+                all.extend(permutation.ok().flatten().map(|permutation| permutation.source()));
+            }
+        }
+    }
 }
 
 /// Compiles every `of`-th source, beginning with number `share`, into the cache on the disk.
@@ -92,19 +95,93 @@ pub fn compile(
     ordinal: usize,
     (share, of): (usize, usize),
 ) -> Result<Compiled> {
-    let device = Device::open(ordinal)?;
-    let (machine, architecture) = (device.machine().clone(), device.architecture().to_string());
-    drop(device);
-    let sources = sources(definition, algorithms, memory_limit, &machine);
+    let target = Target::of(&Device::open(ordinal)?);
+    let sources = sources(definition, algorithms, memory_limit, &target.machine);
+    let share = sources.iter().skip(share).step_by(of.max(1));
+    Ok(Compiled { all: sources.len(), ..stored(share, &target) })
+}
+
+/// Compiles the kernels of one case into the cache on the disk, without asking for a GPU.
+pub fn compile_case(case: &Case, algorithms: &[Algorithm], memory_limit: usize, target: &Target) -> Compiled {
+    let mut sources = BTreeSet::new();
+    add(&mut sources, case, algorithms, memory_limit, &target.machine);
+    stored(sources.iter(), target)
+}
+
+/// Compiles what the cache does not have.
+fn stored<'a>(sources: impl Iterator<Item = &'a String>, target: &Target) -> Compiled {
     let cache = Cache::of_user();
-    let mut done = Compiled { all: sources.len(), ..Compiled::default() };
-    for source in sources.iter().skip(share).step_by(of.max(1)) {
-        match cache.compile(source, &architecture) {
+    let mut done = Compiled::default();
+    for source in sources {
+        done.all += 1;
+        match cache.compile(source, &target.architecture) {
             Ok((_, compiled)) => done.fresh += usize::from(compiled),
             Err(_) => done.failed += 1,
         }
     }
-    Ok(done)
+    done
+}
+
+/// What kernels are compiled for: a GPU as the planner sees it. As text, it is told to processes that must not open the GPU, since a
+/// process with a context takes time and memory from the one that measures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    machine: GpuMachine,
+    architecture: String,
+}
+
+impl Target {
+    /// Of this GPU.
+    pub fn of(device: &Device) -> Target {
+        // What no plan depends on is not told.
+        let machine = GpuMachine { watts: None, rates: Rates::Published, ..device.machine().clone() };
+        Target { machine, architecture: device.architecture().into() }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let GpuMachine { capability: (major, minor), multiprocessors, shared_per_block, l2_bytes, .. } = self.machine;
+        let GpuMachine { bytes_per_second, cached, kernel_seconds, .. } = self.machine;
+        write!(f, "{} {major} {minor} {multiprocessors} {shared_per_block} {l2_bytes}", self.architecture)?;
+        // In bits: a plan may hang on the last one.
+        let Flops { f64, f64_products, f32, tf32, half } = self.machine.flops;
+        let rates = [bytes_per_second, cached, kernel_seconds, f64, f64_products, f32, tf32, half];
+        rates.iter().try_for_each(|x| write!(f, " {}", x.to_bits()))
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Target> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let numbers = words.iter().skip(1).map(|word| word.parse().ok()).collect::<Option<Vec<u64>>>();
+        let small = |x: u64| u32::try_from(x).ok();
+        let read = || {
+            let &[major, minor, multiprocessors, shared, l2_bytes, ref rates @ ..] = &numbers?[..] else { return None };
+            let rates: &[u64; 8] = rates.try_into().ok()?;
+            let [bytes_per_second, cached, kernel_seconds, f64, f64_products, f32, tf32, half] =
+                rates.map(std::primitive::f64::from_bits);
+            let machine = GpuMachine {
+                capability: (small(major)?, small(minor)?),
+                multiprocessors: small(multiprocessors)?,
+                shared_per_block: small(shared)?,
+                l2_bytes,
+                bytes_per_second,
+                cached,
+                flops: Flops { f64, f64_products, f32, tf32, half },
+                kernel_seconds,
+                watts: None,
+                rates: Rates::Published,
+            };
+            Some(Target { machine, architecture: words[0].into() })
+        };
+        read().ok_or_else(|| Error::Definition {
+            place: "the GPU that is compiled for".into(),
+            why: format!("expected an architecture and thirteen numbers, found `{text}`"),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -128,6 +205,24 @@ mod tests {
             assert!(counts.contains(&found), "{algorithm}: {found} kernels, expected {counts:?}");
         }
         assert!(sources(&definition, &[Algorithm::Dense], 1 << 30, &GpuMachine::h100()).is_empty());
+    }
+
+    #[test]
+    fn a_target_is_told_to_the_last_bit() {
+        let mut machine = GpuMachine::h100();
+        machine.bytes_per_second = 3.35e12 / 3.0;
+        machine.flops.f32 = 1e13 / 7.0;
+        let target = Target { machine, architecture: "sm_90a".into() };
+        assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
+        for wrong in [
+            "",
+            "sm_90a",
+            "sm_90a 9 0 132 1 2 3 4 5 6 7 8 9",
+            "sm_90a 9 0 132 1 2 3 4 5 6 7 8 9 x",
+            "sm_90a 9 0 132 1 2 3 4 5 6 7 8 9 10 11",
+        ] {
+            assert!(wrong.parse::<Target>().unwrap_err().to_string().contains("thirteen numbers"), "{wrong}");
+        }
     }
 
     #[test]

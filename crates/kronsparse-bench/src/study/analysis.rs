@@ -1,11 +1,14 @@
 //! What a study shows: speed-ups and energy against the best of all others, the share of rewriting memory, and where dense is better.
 //! Pure functions over a record.
 
+use std::collections::HashMap;
+
 use kronsparse::measure::{Summary, median, quantile};
 use kronsparse::plan::Algorithm;
 
 use super::cells::Part;
 use super::heuristic::ratio;
+use crate::gpu;
 use crate::record::{Record, Row};
 use crate::summary::{best_other, ours};
 
@@ -246,6 +249,38 @@ pub fn against_dense(points: &[Point<'_>]) -> Vec<AgainstDense> {
     classes.filter(|class| class.cells > 0).collect()
 }
 
+/// How far repeated measurements of dense products of one shape lie apart, where times are taken over from one cell to another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DenseSpread {
+    /// Cells that took a time over.
+    pub shared: usize,
+    /// Shapes that were measured more than once, with several samples each.
+    pub shapes: usize,
+    /// Median and largest ratio of a shape's longest median to its shortest.
+    pub median: Option<f64>,
+    /// See `median`.
+    pub most: Option<f64>,
+}
+
+/// [`DenseSpread`] of a record; `None` where no time was taken over.
+pub fn dense_spread(record: &Record) -> Option<DenseSpread> {
+    let dense = || record.rows.iter().filter(|row| row.algorithm == Algorithm::Dense);
+    let shared = dense().filter(|row| gpu::is_shared(row)).count();
+    let mut shapes: HashMap<String, (usize, f64, f64)> = HashMap::new();
+    for row in dense().filter(|row| row.samples >= gpu::FEWEST && !gpu::is_shared(row)) {
+        let Some(seconds) = row.median_s else { continue };
+        let (count, least, most) = shapes.entry(gpu::shape_of(row)).or_insert((0, f64::INFINITY, 0.0));
+        (*count, *least, *most) = (*count + 1, least.min(seconds), most.max(seconds));
+    }
+    let ratios: Vec<f64> = shapes.values().filter(|shape| shape.0 > 1).map(|(_, least, most)| most / least).collect();
+    (shared > 0).then(|| DenseSpread {
+        shared,
+        shapes: ratios.len(),
+        median: median(&ratios),
+        most: ratios.iter().copied().max_by(f64::total_cmp),
+    })
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use kronsparse::plan::Layout;
@@ -345,5 +380,21 @@ pub(super) mod tests {
         let mut record = made_up();
         record.rows[1].median_s = None;
         assert_eq!(super::points(&record)[0].over_dense, Dense::Unknown);
+    }
+
+    #[test]
+    fn the_spread_of_dense_products_is_that_of_measurements() {
+        let mut record = made_up();
+        assert_eq!(dense_spread(&record), None);
+        // Four shapes of one measurement each; then a second one, and one that is taken over.
+        let dense = |record: &Record| record.rows[1].clone();
+        record.rows.iter_mut().for_each(|row| row.samples = 9);
+        record.rows.push(Row { median_s: Some(5e-6), ..dense(&record) });
+        record.rows.push(Row { median_s: Some(4e-5), samples: 1, ..dense(&record) });
+        let reason = "the dense product of this shape as measured for (1,4,4,1)".into();
+        record.rows.push(Row { median_s: Some(9e-5), reason, ..dense(&record) });
+        let spread = dense_spread(&record).unwrap();
+        assert_eq!((spread.shared, spread.shapes), (1, 1));
+        assert!((spread.most.unwrap() - 1.25).abs() < 1e-12 && spread.median == spread.most);
     }
 }

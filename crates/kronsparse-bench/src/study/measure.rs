@@ -1,178 +1,25 @@
 //! The measurement of a study: planned, announced, measured in rounds into a folder, and gone on with after an interruption.
 
-use std::collections::HashSet;
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
-use kronsparse::plan::Algorithm;
-
-use super::cells::{Cell, Cells, Request, Shard, key_of};
+use super::cells::{Cell, Cells, key_of};
 use super::head::{Head, device_name};
-use super::{estimate, page};
-use crate::definition::Definition;
-use crate::gpu::prepare;
+use super::models::Models;
+use super::page;
+use super::plan::{DESCRIPTION, Device, Plan, Settings};
+use crate::gpu::prepare::Target;
+use crate::gpu::{Hooks, Task};
 use crate::journal::{self, grouped};
 use crate::record::{Record, Row, prepare_folder, write_whole};
 use crate::run::{Earlier, Observer, share_of_roofline};
-use crate::{Error, Machine, Result, gpu};
+use crate::{Definition, Error, Machine, Result, gpu};
 
-/// Cells of the first round, whose kernels are compiled before it on a GPU; every later round has twice as many, up to a limit. Thorough
-/// cells are measured before the others of their round only, so that every beginning is spread over the grid.
-const FIRST_ROUND: usize = 64;
-const LARGEST_ROUND: usize = 512;
-
-/// Where to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// This machine's CPU.
-    Cpu,
-    /// A GPU by its number.
-    Cuda(usize),
-}
-
-/// How to measure a study.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where.
-    pub device: Device,
-    /// Algorithms of every cell; if empty, all of the device on some cells and those that can win on the others.
-    pub algorithms: Vec<Algorithm>,
-    /// Sampling time given to each algorithm on each cell, in seconds.
-    pub budget: f64,
-    /// Seconds over which the energy of every algorithm is measured, on the thorough cells; GPUs only.
-    pub energy: Option<f64>,
-    /// Threads, at least 1; 1 on a GPU.
-    pub threads: usize,
-    /// Bytes of weights above which an algorithm is skipped.
-    pub memory_limit: usize,
-    /// GPU: seconds that a dense product may take at the GPU's peak; above it is skipped.
-    pub longest: f64,
-    /// GPU: how many times as long as the best of its cell an algorithm may take and still be sampled more than once.
-    pub give_up: f64,
-    /// After this time no cell is begun.
-    pub limit: Option<Duration>,
-    /// The command that was typed, for the record.
-    pub command: String,
-}
-
-/// What will be measured, and how.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The cells of this shard, in order.
-    pub cells: Cells,
-    /// What the study is.
-    pub head: Head,
-    /// How.
-    pub settings: Settings,
-}
-
-impl Plan {
-    /// The plan of one shard. Errors: a batch size of 0, or a budget or an energy that is no time.
-    pub fn new(request: &Request, shard: Shard, settings: Settings) -> Result<Plan> {
-        let time = |place: &str, seconds: f64| {
-            let why = format!("expected a time of at least 0 and at most 3600 seconds, found {seconds}");
-            if (0.0..=3600.0).contains(&seconds) { Ok(()) } else { Err(Error::Definition { place: place.into(), why }) }
-        };
-        time("--budget", settings.budget)?;
-        time("--energy", settings.energy.unwrap_or(0.0))?;
-        let whole = Cells::new(request)?;
-        let head = Head {
-            grid: request.grid,
-            dtypes: request.kinds.clone(),
-            layouts: request.layouts.clone(),
-            batch: request.batch.clone(),
-            cells: whole.0.len(),
-            digest: format!("{:016x}", whole.digest()),
-            device: if request.gpu { "cuda" } else { "cpu" }.into(),
-            algorithms: algorithms(&settings, true),
-            algorithms_elsewhere: algorithms(&settings, false),
-            budget_s: settings.budget,
-            energy_s: settings.energy,
-            threads: settings.threads,
-            shard: shard.to_string(),
-            shard_cells: 0,
-            merged: Vec::new(),
-        };
-        let mut plan = Plan { cells: Cells(Vec::new()), head, settings };
-        plan.cells = whole.shard(shard, |cell| estimate::weight(cell, &plan));
-        plan.head.shard_cells = plan.cells.0.len();
-        Ok(plan)
-    }
-
-    /// The algorithms of a cell, by whether it is measured thoroughly.
-    pub fn algorithms(&self, thorough: bool) -> &[Algorithm] {
-        self.head.algorithms(thorough)
-    }
-
-    /// Seconds that these cells will take, without the compilation of kernels; an estimate.
-    pub fn estimate<'a>(&self, cells: impl IntoIterator<Item = &'a Cell>) -> f64 {
-        cells.into_iter().map(|cell| estimate::seconds(cell, self)).sum()
-    }
-
-    /// Seconds that `cores` cores plan and compile the kernels of so many cells on a GPU, where none is in the cache yet; an estimate.
-    pub fn compilation(&self, cells: usize, cores: usize) -> f64 {
-        cells as f64 * estimate::COMPILE / cores.max(1) as f64
-    }
-
-    /// Compiles the kernels of every `of`-th of these cells, beginning with number `share`, into the cache on the disk. For the worker
-    /// processes of a [`Prepare`].
-    pub fn compile(&self, cells: &[Cell], ordinal: usize, (share, of): (usize, usize)) -> Result<prepare::Compiled> {
-        let own: Vec<Cell> = cells.iter().skip(share).step_by(of.max(1)).cloned().collect();
-        let mut done = prepare::Compiled::default();
-        for (thorough, cells) in split(&own) {
-            let (definition, limit) = (self.definition(&cells), self.settings.memory_limit);
-            let part = prepare::compile(&definition, self.algorithms(thorough), limit, ordinal, (0, 1))?;
-            done.all += part.all;
-            done.fresh += part.fresh;
-            done.failed += part.failed;
-        }
-        Ok(done)
-    }
-
-    /// The cells that lack rows in a folder; all if there is nothing in it. Nothing is written. Errors: the folder holds something else.
-    pub fn missing(&self, folder: &Path) -> Result<Vec<Cell>> {
-        owned(self, folder)?;
-        let known = journal::read(folder)?;
-        Ok(lacking(&self.cells, &self.head, &known).cloned().collect())
-    }
-
-    /// Some cells as a definition for the benchmark.
-    fn definition(&self, cells: &[Cell]) -> Definition {
-        let Head { grid, shard, .. } = &self.head;
-        let description =
-            "The grid of patterns of the article, layers of transformers as chains of two factors, and a few patterns \
-                           over many batch sizes."
-                .into();
-        let name = if self.head.shard == "1/1" {
-            format!("study, {grid} grid")
-        } else {
-            format!("study, {grid} grid, shard {shard}")
-        };
-        Definition { name, description, cases: cells.iter().map(|cell| cell.case.clone()).collect() }
-    }
-}
-
-/// The cells whose algorithms do not all have rows.
-pub(super) fn lacking<'a>(cells: &'a Cells, head: &'a Head, rows: &[Row]) -> impl Iterator<Item = &'a Cell> {
-    let done: HashSet<(String, Algorithm)> = rows.iter().map(|row| (key_of(row), row.algorithm)).collect();
-    cells.0.iter().filter(move |cell| {
-        let key = cell.key();
-        head.algorithms(cell.thorough).iter().any(|&algorithm| !done.contains(&(key.clone(), algorithm)))
-    })
-}
-
-/// The algorithms of thorough cells and of others.
-fn algorithms(settings: &Settings, thorough: bool) -> Vec<Algorithm> {
-    use Algorithm::{Dense, Einsum, Fused, PermuteBmm, Strided};
-    match (settings.device, &settings.algorithms[..]) {
-        (Device::Cpu, []) if thorough => Algorithm::on_cpu().to_vec(),
-        (Device::Cpu, []) => vec![Fused, Dense, PermuteBmm, Einsum],
-        (Device::Cuda(_), []) if thorough => Algorithm::on_gpu().to_vec(),
-        (Device::Cuda(_), []) => vec![Fused, Dense, PermuteBmm, Strided],
-        (_, given) => given.to_vec(),
-    }
-}
+/// Cells of a round on a GPU. Within one they are ordered by element type, so that a study that is cut off lacks at most so many of one.
+const ROUND: usize = 96;
+/// Cells of a round on a CPU, whose ceilings are measured before and after, seconds long.
+const CPU_ROUND: usize = 256;
 
 /// Thorough cells and others, each with its word; without the empty ones.
 fn split(cells: &[Cell]) -> Vec<(bool, Vec<Cell>)> {
@@ -180,53 +27,51 @@ fn split(cells: &[Cell]) -> Vec<(bool, Vec<Cell>)> {
     [true, false].map(of).into_iter().filter(|(_, cells)| !cells.is_empty()).collect()
 }
 
-/// Compiles the kernels of some cells, before they are measured.
-pub type Prepare<'a> = &'a mut dyn FnMut(&[Cell]) -> Result<()>;
+/// Cells in the order in which a GPU measures them: in rounds, which follow each other as the cells did, one element type after the
+/// other, since those share their arrays.
+fn in_rounds(mut cells: Vec<Cell>) -> Vec<Cell> {
+    cells.chunks_mut(ROUND).for_each(|round| round.sort_by_key(|cell| cell.case.problem.dtype));
+    cells
+}
 
-/// Measures the cells that lack rows in `folder`, and returns the record of all that is there. On a GPU kernels are compiled by
-/// `prepare`, round by round.
+/// Compiles the kernels of cells ahead of their measurement, on a GPU.
+pub trait Ahead {
+    /// Begins with these cells, in their order, and returns. Errors: nobody can be started.
+    fn begin(&mut self, cells: &[Cell], target: &Target) -> Result<()>;
+    /// Waits until the kernels of cell number `at` are compiled, or nobody compiles any more; the measurement compiles what is missing.
+    fn wait(&mut self, at: usize);
+}
+
+/// Measures the cells that lack rows in `folder`, and returns the record of all that is there. On a GPU kernels are compiled by `ahead`
+/// meanwhile.
 ///
-/// Errors: a folder that cannot be written, that another process measures into, or that holds another study or another machine's; a lost GPU. What was measured until then is in
-/// the folder.
-pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observer<'_>) -> Result<Record> {
-    let watch = Instant::now();
-    let until = plan.settings.limit.map(|limit| watch + limit);
+/// Errors: a folder that cannot be written, that another process measures into, or that holds another study or another machine's; a lost
+/// GPU. What was measured until then is in the folder.
+pub fn measure(plan: &Plan, folder: &Path, ahead: &mut dyn Ahead, observe: Observer<'_>) -> Result<Record> {
+    let until = plan.settings.limit.map(|limit| Instant::now() + limit);
     prepare_folder(folder)?;
     let _lock = lock(folder)?;
     if !owned(plan, folder)? {
         plan.head.write(folder)?;
     }
-    let mut before = match folder.join("machine.toml").exists() {
+    let before = match folder.join("machine.toml").exists() {
         true => Some(read(folder)?),
         false => None,
     };
-    if let Some(before) = &before {
-        let now = device_of(plan.settings.device)?;
-        let then = before.machine.gpu.as_ref().map_or_else(|| device_name(&before.machine), |gpu| gpu.name.clone());
-        if then != now {
-            let why = format!(
-                "was begun on {then}, and this is {now}: measure each machine's shard into a folder of its own"
-            );
-            return Err(Error::Record { path: folder.to_path_buf(), why });
-        }
-    }
+    let place = Place { folder, until };
     let open = plan.missing(folder)?;
-    let (mut from, mut size) = (0, FIRST_ROUND);
-    // The ceilings and the first round are begun in any case, so that there is a record.
-    while from < open.len() && (before.is_none() || until.is_none_or(|until| Instant::now() < until)) {
-        let round = &open[from..(from + size).min(open.len())];
-        (from, size) = (from + size, (2 * size).min(LARGEST_ROUND));
-        if plan.settings.device != Device::Cpu {
-            prepare(round)?;
+    let record = match plan.settings.device {
+        Device::Cpu => {
+            same_machine(before.as_ref(), &device_name(&Machine::detect()), folder)?;
+            on_cpu(plan, open, before, &place, observe)?
         }
-        for (thorough, cells) in split(round) {
-            let definition = plan.definition(&cells);
-            let record = run(plan, thorough, &definition, (folder, before.as_ref(), until), observe)?;
-            write_whole(&folder.join("machine.toml"), &record.to_toml())?;
-            before = Some(record);
+        Device::Cuda(ordinal) => {
+            let device = kronsparse::cuda::Device::open(ordinal)?;
+            same_machine(before.as_ref(), device.name(), folder)?;
+            on_gpu(plan, &device, open, before, &place, ahead, observe)?
         }
-    }
-    let mut record = before.ok_or_else(|| Error::Definition {
+    };
+    let mut record = record.ok_or_else(|| Error::Definition {
         place: "--shard".into(),
         why: format!("{} has no cells: there are {} in the whole study", plan.head.shard, plan.head.cells),
     })?;
@@ -236,54 +81,112 @@ pub fn measure(plan: &Plan, folder: &Path, prepare: Prepare<'_>, observe: Observ
     Ok(record)
 }
 
-/// One run of the benchmark, into the folder, after what is there.
+/// Where a study is measured into, and until when.
+struct Place<'a> {
+    folder: &'a Path,
+    until: Option<Instant>,
+}
+
+/// Errors: the study was begun on another machine than `now`.
+fn same_machine(before: Option<&Record>, now: &str, folder: &Path) -> Result<()> {
+    let Some(before) = before else { return Ok(()) };
+    let then = before.machine.gpu.as_ref().map_or_else(|| device_name(&before.machine), |gpu| gpu.name.clone());
+    if then == now {
+        return Ok(());
+    }
+    let why = format!("was begun on {then}, and this is {now}: measure each machine's shard into a folder of its own");
+    Err(Error::Record { path: folder.to_path_buf(), why })
+}
+
+/// All cells that are open, in one run.
+fn on_gpu(
+    plan: &Plan,
+    device: &kronsparse::cuda::Device,
+    open: Vec<Cell>,
+    before: Option<Record>,
+    place: &Place<'_>,
+    ahead: &mut dyn Ahead,
+    observe: Observer<'_>,
+) -> Result<Option<Record>> {
+    if open.is_empty() {
+        return Ok(before);
+    }
+    let Settings { budget, energy, memory_limit, longest, give_up, ref command, .. } = plan.settings;
+    let cells = in_rounds(open);
+    ahead.begin(&cells, &Target::of(device))?;
+    let task = |cell: Cell| Task {
+        algorithms: plan.algorithms(cell.thorough).to_vec(),
+        thorough: cell.thorough,
+        case: cell.case,
+    };
+    let tasks: Vec<Task> = cells.into_iter().map(task).collect();
+    let options = gpu::Options {
+        ordinal: device.ordinal(),
+        // Each task has its own.
+        algorithms: Vec::new(),
+        budget,
+        memory_limit,
+        longest,
+        give_up,
+        energy,
+        permutation_share: true,
+        seed: before.as_ref().map(|record| record.settings.seed),
+        command: command.clone(),
+        folder: Some(place.folder.to_path_buf()),
+        resume: true,
+        until: place.until,
+        earlier: before.as_ref().map(Earlier::of),
+    };
+    let mut hooks = Hooks { ready: &mut |at| ahead.wait(at), observe };
+    gpu::measure((&plan.name(), DESCRIPTION), &tasks, &options, &mut hooks).map(Some)
+}
+
+/// Rounds of the cells that are open, each with ceilings of its own.
+fn on_cpu(
+    plan: &Plan,
+    open: Vec<Cell>,
+    mut before: Option<Record>,
+    place: &Place<'_>,
+    observe: Observer<'_>,
+) -> Result<Option<Record>> {
+    // The ceilings and the first round are begun in any case, so that there is a record.
+    let in_time = || place.until.is_none_or(|until| Instant::now() < until);
+    for round in open.chunks(CPU_ROUND) {
+        for (thorough, cells) in split(round) {
+            if before.is_some() && !in_time() {
+                return Ok(before);
+            }
+            let record = run(plan, thorough, &plan.definition(&cells), before.as_ref(), place, observe)?;
+            write_whole(&place.folder.join("machine.toml"), &record.to_toml())?;
+            before = Some(record);
+        }
+    }
+    Ok(before)
+}
+
+/// One run of the benchmark on the CPU, into the folder, after what is there.
 fn run(
     plan: &Plan,
     thorough: bool,
     definition: &Definition,
-    (folder, before, until): (&Path, Option<&Record>, Option<Instant>),
+    before: Option<&Record>,
+    place: &Place<'_>,
     observe: Observer<'_>,
 ) -> Result<Record> {
-    let Settings { device, budget, energy, threads, memory_limit, longest, give_up, ref command, .. } = plan.settings;
-    let (algorithms, command) = (plan.algorithms(thorough).to_vec(), command.clone());
-    let folder: Option<PathBuf> = Some(folder.to_path_buf());
-    let (seed, earlier) = (before.map(|record| record.settings.seed), before.map(Earlier::of));
-    match device {
-        Device::Cpu => {
-            let options = crate::Options {
-                algorithms,
-                threads,
-                budget,
-                memory_limit,
-                seed,
-                command,
-                folder,
-                resume: true,
-                until,
-                earlier,
-            };
-            crate::run(definition, &options, observe)
-        }
-        Device::Cuda(ordinal) => {
-            let options = gpu::Options {
-                ordinal,
-                algorithms,
-                budget,
-                memory_limit,
-                longest,
-                give_up,
-                energy: energy.filter(|_| thorough),
-                permutation_share: true,
-                seed,
-                command,
-                folder,
-                resume: true,
-                until,
-                earlier,
-            };
-            gpu::run(definition, &options, observe)
-        }
-    }
+    let Settings { budget, threads, memory_limit, ref command, .. } = plan.settings;
+    let options = crate::Options {
+        algorithms: plan.algorithms(thorough).to_vec(),
+        threads,
+        budget,
+        memory_limit,
+        seed: before.map(|record| record.settings.seed),
+        command: command.clone(),
+        folder: Some(place.folder.to_path_buf()),
+        resume: true,
+        until: place.until,
+        earlier: before.map(Earlier::of),
+    };
+    crate::run(definition, &options, observe)
 }
 
 /// Keeps other processes from measuring into the folder for as long as the file that is returned lives; the system frees it with the process.
@@ -303,7 +206,7 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
 }
 
 /// Whether the folder is this study's already; if not, it is free. Errors: it holds something else.
-fn owned(plan: &Plan, folder: &Path) -> Result<bool> {
+pub(super) fn owned(plan: &Plan, folder: &Path) -> Result<bool> {
     let fail = |why: String| Err(Error::Record { path: folder.to_path_buf(), why });
     match Head::read(folder)? {
         Some(there) if there == plan.head => Ok(true),
@@ -325,14 +228,6 @@ fn owned(plan: &Plan, folder: &Path) -> Result<bool> {
     }
 }
 
-/// What will be measured, by name.
-fn device_of(device: Device) -> Result<String> {
-    match device {
-        Device::Cpu => Ok(device_name(&Machine::detect())),
-        Device::Cuda(ordinal) => Ok(kronsparse::cuda::Device::open(ordinal)?.name().to_string()),
-    }
-}
-
 /// Rows in the order of the cells.
 pub(super) fn order(rows: &mut [Row], cells: &Cells) {
     let places: std::collections::HashMap<String, usize> =
@@ -351,61 +246,17 @@ pub fn read(folder: &Path) -> Result<Record> {
     Ok(record)
 }
 
-/// Writes `study.html` into a study's folder, and nothing else.
+/// Writes `study.html` into a study's folder, and nothing else; with the [`Models`] that are in the folder. Errors: those are damaged.
 pub fn write_page(record: &Record, head: &Head, folder: &Path) -> Result<()> {
-    write_whole(&folder.join("study.html"), &page::page(record, head))
+    let models = Models::of_study(folder)?;
+    write_whole(&folder.join("study.html"), &page::page(record, head, models.as_ref()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::cells::Grid;
+    use super::super::cells::{Grid, Shard};
+    use super::super::plan::tests::plan;
     use super::*;
-
-    fn plan(grid: Grid, shard: Shard) -> Plan {
-        let request = Request { grid, gpu: true, kinds: Vec::new(), layouts: Vec::new(), batch: Vec::new() };
-        let settings = Settings {
-            device: Device::Cuda(0),
-            algorithms: Vec::new(),
-            budget: 0.003,
-            energy: None,
-            threads: 1,
-            memory_limit: 1 << 28,
-            longest: 0.004,
-            give_up: 3.0,
-            limit: None,
-            command: String::new(),
-        };
-        Plan::new(&request, shard, settings).unwrap()
-    }
-
-    #[test]
-    fn the_estimate_is_shared_out_and_energy_takes_longer() {
-        let whole = plan(Grid::Paper, Shard::default());
-        let time = whole.estimate(&whole.cells.0);
-        for number in 1..=3 {
-            let shard = plan(Grid::Paper, Shard { number, of: 3 });
-            let part = shard.estimate(&shard.cells.0);
-            assert!((part / time - 1.0 / 3.0).abs() < 0.01, "{number}: {part} of {time}");
-        }
-        assert_eq!(whole.compilation(100, 4), 2.0 * whole.compilation(100, 8));
-        let mut more = whole.clone();
-        more.settings.energy = Some(0.4);
-        assert!(more.estimate(&more.cells.0) > 1.1 * time);
-    }
-
-    #[test]
-    fn shards_do_not_depend_on_the_threads_of_a_machine() {
-        let cpu = |threads, number| {
-            let request =
-                Request { grid: Grid::Paper, gpu: false, kinds: Vec::new(), layouts: Vec::new(), batch: Vec::new() };
-            let settings = Settings { device: Device::Cpu, threads, ..plan(Grid::Quick, Shard::default()).settings };
-            Plan::new(&request, Shard { number, of: 2 }, settings).unwrap()
-        };
-        let (one, two) = (cpu(8, 1), cpu(4, 2));
-        let keys: HashSet<String> = one.cells.0.iter().chain(&two.cells.0).map(Cell::key).collect();
-        assert_eq!(keys.len(), one.head.cells);
-        assert_eq!(one.cells.0.len() + two.cells.0.len(), one.head.cells);
-    }
 
     #[test]
     fn one_process_measures_into_a_folder() {
@@ -418,13 +269,17 @@ mod tests {
     }
 
     #[test]
-    fn budgets_that_are_no_times_are_refused() {
-        let request =
-            Request { grid: Grid::Quick, gpu: false, kinds: Vec::new(), layouts: Vec::new(), batch: Vec::new() };
-        for wrong in [-1.0, f64::NAN, f64::INFINITY] {
-            let settings = Settings { budget: wrong, ..plan(Grid::Quick, Shard::default()).settings };
-            let error = Plan::new(&request, Shard::default(), settings).unwrap_err().to_string();
-            assert!(error.contains("--budget: expected a time"), "{error}");
+    fn rounds_are_spread_and_within_them_types_are_side_by_side() {
+        let cells = plan(Grid::Paper, Shard::default()).cells.0;
+        let rounds = in_rounds(cells.clone());
+        let keys = |cells: &[Cell]| cells.iter().map(Cell::key).collect::<std::collections::BTreeSet<_>>();
+        for (round, before) in rounds.chunks(ROUND).zip(cells.chunks(ROUND)) {
+            assert_eq!(keys(round), keys(before));
+            let types: Vec<_> = round.iter().map(|cell| cell.case.problem.dtype).collect();
+            assert!(types.is_sorted(), "{types:?}");
+            // Energy is not put off to the end, nor measured first of all.
+            let thorough = round.iter().filter(|cell| cell.thorough).count();
+            assert!(round.len() < ROUND || (1..=ROUND / 8).contains(&thorough), "{thorough}");
         }
     }
 }

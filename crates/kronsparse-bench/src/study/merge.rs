@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::cells::{Shard, key_of};
 use super::head::{Head, device_name};
-use super::measure::{lacking, lock, order, read, write_page};
+use super::measure::{lock, order, read, write_page};
+use super::plan::lacking;
 use crate::record::{Record, prepare_folder};
 use crate::run::raise;
 use crate::{Error, Result};

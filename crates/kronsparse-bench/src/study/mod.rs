@@ -12,13 +12,17 @@ mod head;
 mod heuristic;
 mod measure;
 mod merge;
+mod models;
 mod page;
+mod plan;
 mod published;
 mod tables;
 
 pub use cells::{Cell, Cells, Grid, Part, Request, Shard};
 pub use head::Head;
 pub use heuristic::{Heuristic, ratio};
-pub use measure::{Device, Plan, Prepare, Settings, measure, read, write_page};
+pub use measure::{Ahead, measure, read, write_page};
 pub use merge::merge;
+pub use models::Models;
 pub use page::conclusions;
+pub use plan::{Device, Plan, Settings};

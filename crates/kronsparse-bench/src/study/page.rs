@@ -6,10 +6,11 @@ use std::fmt::Write;
 use kronsparse::plan::Algorithm;
 use serde_json::{Value, json};
 
-use super::analysis::{D_ORDER, Group, Point, groups, points, rewriting};
+use super::analysis::{D_ORDER, Group, Point, dense_spread, groups, points, rewriting};
 use super::cells::Part;
 use super::head::{Head, device_name};
 use super::heuristic::Heuristic;
+use super::models::Models;
 use super::{figures, tables};
 use crate::format::{percent, ratio, seconds, significant};
 use crate::record::{Record, Row, Status};
@@ -21,7 +22,7 @@ const LOOK: &str = include_str!("study.css");
 const SCRIPT: &str = include_str!("study.js");
 
 /// The whole page as HTML.
-pub(super) fn page(record: &Record, head: &Head) -> String {
+pub(super) fn page(record: &Record, head: &Head, models: Option<&Models>) -> String {
     let points = points(record);
     let grid: Vec<Point<'_>> = points.iter().filter(|p| p.part == Part::Grid).copied().collect();
     let all = groups(&grid);
@@ -39,10 +40,13 @@ pub(super) fn page(record: &Record, head: &Head) -> String {
         tiles(all.first(), heuristic.as_ref(), &grid)
     );
     let _ = writeln!(body, "<div class=\"bar\">{}{}</div>", figures::legend(&points), filters(&points));
-    tables::article(&mut body, &grid, &all, heuristic.as_ref());
+    tables::article(&mut body, &grid, &all, heuristic.as_ref(), models);
     drawings(&mut body, &points, heuristic.as_ref());
     tables::standing(&mut body, &all);
     tables::dense(&mut body, &grid);
+    if let Some(models) = models {
+        models.section(&mut body);
+    }
     tables::cells(&mut body, &points);
     method(&mut body, record, head);
     machine(&mut body, record);
@@ -264,6 +268,17 @@ fn method(body: &mut String, record: &Record, head: &Head) {
     };
     let rewriting = if gpu { "each part of permute-bmm timed within one call" } else { "measured on GPUs only" };
     let explained = explained(record);
+    let dense = dense_spread(record).map_or(String::new(), |spread| {
+        format!(
+            "<li><b>Dense products of one shape</b> take the same time wherever the zeros of their matrix stand: {} cells take it over from \
+             another cell of their shape, with as many zeros, and say so. {} shapes were measured more than once; the longest of their \
+             medians over the shortest is {} in the median and {} at most.</li>",
+            spread.shared,
+            spread.shapes,
+            figures::times(spread.median),
+            figures::times(spread.most)
+        )
+    });
     let _ = writeln!(
         body,
         "<section id=\"method\"><h2>How it was measured</h2><div class=\"columns\"><ul>\
@@ -272,7 +287,7 @@ fn method(body: &mut String, record: &Record, head: &Head) {
          <li><b>Cold caches</b>: more than the last level cache holds is written before every sample. The median of the samples counts, \
          {} for each algorithm on a cell, {where_measured}.</li>\
          <li><b>Algorithms</b>: {}; where that differs, on the other cells {}.</li>\
-         <li><b>Energy</b>: {energy}.</li><li><b>Rewriting</b>: {rewriting}.</li>\
+         {dense}<li><b>Energy</b>: {energy}.</li><li><b>Rewriting</b>: {rewriting}.</li>\
          <li><b>Not run</b> are algorithms whose weights need too much memory, and dense products that take too long even at the machine's measured \
          peak; <code>samples.csv</code> has the reason.</li></ul><dl>{explained}</dl></div></section>",
         settings.seed,
@@ -317,7 +332,7 @@ mod tests {
     fn the_page_has_every_cell_and_needs_nothing_from_outside() {
         let mut record = made_up();
         record.rows[0].plan = "tiles of 4 </script><b>".into();
-        let page = page(&record, &head(5));
+        let page = page(&record, &head(5), None);
         for forbidden in ["http://", "https://", "src=", "@import", "url("] {
             assert!(!page.contains(forbidden), "the page contains `{forbidden}`");
         }
@@ -344,7 +359,7 @@ mod tests {
     fn an_empty_study_has_a_page_and_conclusions_too() {
         let mut record = made_up();
         record.rows.clear();
-        let page = page(&record, &head(5));
+        let page = page(&record, &head(5), None);
         assert!(page.contains("There is nothing to compare") && page.contains("0 of 5 cells"));
         assert!(!drawn(&page).contains("NaN"));
         assert_eq!(conclusions(&record).len(), 1);

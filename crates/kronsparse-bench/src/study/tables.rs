@@ -5,15 +5,16 @@ use std::fmt::Write;
 use super::analysis::{AgainstDense, Dense, Group, Point, QUANTILES, Rewriting, against_dense, rewriting};
 use super::figures;
 use super::heuristic::Heuristic;
+use super::models::Models;
 use super::page::sentence;
-use super::published::{self, CLAIMS};
+use super::published::{self, CLAIMS, MODELS};
 use crate::format::{percent, ratio, significant};
 use crate::record::Row;
 use crate::report::html::sortable;
 use crate::report::svg::escape;
 
 /// A table that is not sorted; cells are HTML.
-fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let heads: String = heads.iter().map(|h| format!("<th>{h}</th>")).collect();
     let row =
         |row: &Vec<String>| format!("<tr>{}</tr>\n", row.iter().map(|c| format!("<td>{c}</td>")).collect::<String>());
@@ -24,7 +25,13 @@ fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// The article's figures beside those measured here.
-pub(super) fn article(body: &mut String, grid: &[Point<'_>], all: &[Group], heuristic: Option<&Heuristic>) {
+pub(super) fn article(
+    body: &mut String,
+    grid: &[Point<'_>],
+    all: &[Group],
+    heuristic: Option<&Heuristic>,
+    models: Option<&Models>,
+) {
     let f32 = |by: &str, value: &str| all.iter().find(|g| g.by == by && g.value == value);
     let energy = |group: Option<&Group>| {
         group.and_then(|g| g.energy.map(|e| (e, g.energy_cells))).map(|(energy, cells)| {
@@ -40,8 +47,12 @@ pub(super) fn article(body: &mut String, grid: &[Point<'_>], all: &[Group], heur
     let share = rewriting(grid)
         .first()
         .map(|r| format!("up to {}, median {}", percent(r.quantiles[5]), percent(r.quantiles[2])));
-    let models = "not a part of this command: <code>python/examples/end_to_end.py</code>";
-    let here = [speedup, energy(f32("dtype", "f32")), share, Some(models.into()), Some(models.into())];
+    let [vit, gpt] = MODELS.map(|model| models.and_then(|models| models.beside(model.name)));
+    let how =
+        || Some("not given: <code>--models</code> with a file of <code>python/examples/end_to_end.py</code>".into());
+    let whole =
+        |found: Option<String>| found.map(|text| escape(&text)).or_else(|| models.is_none().then(how).flatten());
+    let here = [speedup, energy(f32("dtype", "f32")), share, whole(vit), whole(gpt)];
     let rows: Vec<Vec<String>> = CLAIMS
         .iter()
         .zip(here)

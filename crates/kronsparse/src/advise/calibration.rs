@@ -1,29 +1,23 @@
 //! What this machine's CPU can do, measured in a few seconds and kept in the cache folder for the next time. Every figure is the
 //! best of several runs, but on a machine that is busy throughout it is too low: measure on a quiet one.
 //!
-//! The file is one JSON document with a checksum over everything else in it, named by what it was measured on. Reading checks
-//! size, form, checksum, machine and plausibility; what does not pass is an error with a sentence, and
-//! [`Calibration::of_machine`] measures again.
+//! The file is sealed ([`sealed`]) and named by what it was measured on; what cannot be read is an error with a sentence, and
+//! [`Calibration::of_machine`] measures again. [`GpuCalibration`] is its counterpart for a GPU.
 
-use std::fs;
-use std::io::{Read, Write};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::cpu::{self, Isa};
-use crate::error::in_one_line;
-use crate::io::make_private;
 use crate::measure::{CacheLevel, Evictor, Stopwatch, caches, copy_bandwidth, cpu_name, peak_flops};
 use crate::{DType, Error, Result};
 
-const FORMAT: &str = "kronsparse calibration";
-const VERSION: u32 = 1;
-/// Larger files are no calibrations.
-const LARGEST: u64 = 64 << 10;
-/// Rates that some machine might have, per second.
-const PLAUSIBLE: std::ops::RangeInclusive<u64> = 1_000_000..=10_u64.pow(18);
+mod gpu;
+mod sealed;
+
+pub use gpu::{GpuCalibration, GpuDescription};
+use sealed::Kept;
 
 /// What a calibration holds for, and what the estimates know of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,13 +54,6 @@ impl CpuDescription {
             caches: caches(),
         }
     }
-
-    /// Name of the file of a calibration of this machine.
-    fn file_name(&self) -> String {
-        let digest = Sha256::digest(serde_json::to_vec(self).unwrap_or_default());
-        let digits: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("calibration-{digits}.json")
-    }
 }
 
 /// Measured ceilings of a CPU, all per second and for all threads together.
@@ -89,14 +76,6 @@ pub struct Calibration {
     pub cache_bytes: u64,
 }
 
-/// What the file holds.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sealed {
-    calibration: Calibration,
-    checksum: String,
-}
-
 /// Where a calibration came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -108,12 +87,22 @@ pub enum Origin {
     NotKept(String),
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Read(path) => write!(f, "read from {}", path.display()),
+            Origin::Kept(path) => write!(f, "measured now, kept in {}", path.display()),
+            Origin::NotKept(why) => write!(f, "measured now, not kept: {why}"),
+        }
+    }
+}
+
 impl Calibration {
     /// With given rates, for a description of a machine that is not at hand: operations in `f32` and `f64`; bytes from memory by
     /// all threads and by one; bytes within the caches. Errors: a rate that no machine has.
     pub fn new(machine: CpuDescription, flops: [u64; 2], memory: [u64; 2], cache_bytes: u64) -> Result<Calibration> {
         let ([flops_f32, flops_f64], [memory_bytes, memory_bytes_alone]) = (flops, memory);
-        let (format, version) = (FORMAT.into(), VERSION);
+        let (format, version) = (Self::FORMAT.0.into(), Self::FORMAT.1);
         let made = Calibration {
             format,
             version,
@@ -152,11 +141,10 @@ impl Calibration {
     ///
     /// [`cuda::cache::folder`]: crate::cuda::cache::folder
     pub fn of_machine(again: bool) -> Result<(Calibration, Origin, Option<String>)> {
-        let Some(folder) = crate::cuda::cache::folder() else {
+        let Some(path) = Calibration::path() else {
             let why = "there is no cache folder: KRONSPARSE_CACHE is empty, or this user has no home".into();
             return Ok((Calibration::measure(1.0)?, Origin::NotKept(why), None));
         };
-        let path = folder.join(CpuDescription::detect().file_name());
         let mut remark = None;
         if !again {
             match Calibration::read(&path) {
@@ -180,98 +168,61 @@ impl Calibration {
         if !again && let Some(found) = Calibration::read(path)? {
             return Ok((found, Origin::Read(path.into())));
         }
-        Calibration::place(path)?;
+        sealed::place(path)?;
         let measured = Calibration::measure(1.0)?;
         measured.write(path)?;
         Ok((measured, Origin::Kept(path.into())))
     }
 
+    /// Where the calibration of this machine is kept; none without a cache folder.
+    pub fn path() -> Option<PathBuf> {
+        crate::cuda::cache::folder().map(|folder| folder.join(sealed::file_name(&CpuDescription::detect())))
+    }
+
     /// Reads a calibration of this machine; `None` where there is no file. Errors: what is no regular file, too large, no
     /// calibration, damaged, of another version or machine, or holds rates that no machine has.
     pub fn read(path: &Path) -> Result<Option<Calibration>> {
-        let fail = |source| Error::Io { path: path.into(), action: "read", source };
-        // Asked before it is opened: opening a pipe would wait for a writer.
-        let kind = match fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(fail)?,
-        };
-        let wrong = |why: String| Err(Error::File { path: path.into(), why });
-        if !kind.is_file() || kind.len() > LARGEST {
-            return wrong(format!("no calibration: expected a regular file of at most {LARGEST} bytes"));
-        }
-        let mut text = Vec::new();
-        fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut text)).map_err(fail)?;
-        let Sealed { calibration, checksum } = match serde_json::from_slice(&text) {
-            Ok(sealed) => sealed,
-            Err(error) => {
-                return wrong(format!("no calibration, or a damaged one: {}", in_one_line(&error.to_string())));
-            }
-        };
-        if (calibration.format.as_str(), calibration.version) != (FORMAT, VERSION) {
-            return wrong(format!("expected a {FORMAT} of version {VERSION}, found another format or version"));
-        }
-        if calibration.checksum() != checksum {
-            return wrong("a damaged calibration: the checksum does not fit the content".into());
-        }
-        let here = CpuDescription::detect();
-        if calibration.machine != here {
-            let name = |machine: &CpuDescription| {
-                let CpuDescription { platform, cpu, isa, threads, .. } = machine;
-                in_one_line(&format!("{cpu} ({platform}, {isa}, {threads} threads)"))
-            };
-            let (found, expected) = (name(&calibration.machine), name(&here));
-            return wrong(format!(
-                "a calibration of another machine or number of threads: {found}; this is {expected}"
-            ));
-        }
-        calibration.implausible().map_or(Ok(Some(calibration)), wrong)
+        sealed::read(path, &CpuDescription::detect())
     }
 
     /// Writes it, whole or not at all; the folder is made where it is missing, for this user alone.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let fail = |source| Error::Io { path: path.into(), action: "write", source };
-        let mut file = Calibration::place(path)?;
-        let sealed = Sealed { calibration: self.clone(), checksum: self.checksum() };
-        let text = serde_json::to_string_pretty(&sealed).map_err(|error| fail(error.into()))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
-        file.persist(path).map_err(|error| fail(error.error))?;
-        Ok(())
+        sealed::write(self, path)
+    }
+}
+
+impl Kept for Calibration {
+    type Machine = CpuDescription;
+    const FORMAT: (&'static str, u32) = ("kronsparse calibration", 1);
+
+    fn format(&self) -> (&str, u32) {
+        (&self.format, self.version)
     }
 
-    /// An empty file beside `path` that can take its place, in a folder that is made where it is missing.
-    fn place(path: &Path) -> Result<tempfile::NamedTempFile> {
-        let fail = |source| Error::Io { path: path.into(), action: "write", source };
-        if path.is_dir() {
-            return Err(fail(std::io::ErrorKind::IsADirectory.into()));
-        }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        make_private(folder).map_err(fail)?;
-        tempfile::Builder::new().prefix(".calibration").tempfile_in(folder).map_err(fail)
+    fn machine(&self) -> &CpuDescription {
+        &self.machine
     }
 
-    fn checksum(&self) -> String {
-        let digest = Sha256::digest(serde_json::to_vec(self).unwrap_or_default());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    fn name(machine: &CpuDescription) -> String {
+        let CpuDescription { platform, cpu, isa, threads, .. } = machine;
+        format!("{cpu} ({platform}, {isa}, {threads} threads)")
     }
 
-    /// What is wrong with the numbers, if something is.
     fn implausible(&self) -> Option<String> {
         let Calibration { flops_f32, flops_f64, memory_bytes, memory_bytes_alone, cache_bytes, .. } = *self;
-        let rates = [
-            ("f32 operations", flops_f32),
-            ("f64 operations", flops_f64),
-            ("bytes of memory", memory_bytes),
-            ("bytes of memory by one thread", memory_bytes_alone),
-            ("bytes of cache", cache_bytes),
-        ];
         let CpuDescription { threads, vector_bytes, core_cache, .. } = self.machine;
         if threads == 0 || vector_bytes < 8 || core_cache == 0 {
             return Some(format!(
                 "expected at least one thread, vectors of 8 bytes and a cache; found {threads}, {vector_bytes}, {core_cache}"
             ));
         }
-        let (name, rate) = rates.into_iter().find(|(_, rate)| !PLAUSIBLE.contains(rate))?;
-        Some(format!("expected {} to {} {name} per second, found {rate}", PLAUSIBLE.start(), PLAUSIBLE.end()))
+        sealed::implausible_rate(&[
+            ("f32 operations", flops_f32),
+            ("f64 operations", flops_f64),
+            ("bytes of memory", memory_bytes),
+            ("bytes of memory by one thread", memory_bytes_alone),
+            ("bytes of cache", cache_bytes),
+        ])
     }
 }
 

@@ -43,7 +43,7 @@ mod words;
 use std::fmt;
 use std::str::FromStr;
 
-pub use calibration::{Calibration, CpuDescription, Origin};
+pub use calibration::{Calibration, CpuDescription, GpuCalibration, GpuDescription, Origin};
 pub use candidate::{Candidate, Family, Measured};
 pub use model::{LayerAdvice, ModelAdvice, Total, advise_model};
 pub use search::{Budget, Search};

@@ -119,16 +119,16 @@ impl Gpu {
             let what = format!("a dense product on {}", self.name);
             return Err(Error::Unsupported { what, why: format!("no kernel multiplies {}", case.dtype) });
         };
-        let (seconds, watts) = (best.seconds, energy::watts(StepWay::One(&best.choice)));
+        let (seconds, watts) = (best.seconds + gpu::CALL, energy::watts(StepWay::One(&best.choice), &self.machine));
         let how = match &best.choice {
             Choice::Library(_) => "dense (cuBLAS)".into(),
             Choice::Kernel(plan) => format!("dense ({})", plan.name()),
         };
-        Ok(cost(whole, case, seconds, self.joules(case, seconds, seconds * watts), Vec::new(), vec![how]))
+        Ok(cost(whole, case, seconds, self.joules(case, seconds, best.seconds * watts), Vec::new(), vec![how]))
     }
 
     pub(super) fn joules(&self, case: &Case, seconds: f64, joules: f64) -> std::result::Result<f64, String> {
-        match energy::missing(&self.name, case.dtype, case.precision, seconds) {
+        match energy::missing(&self.name, &self.machine, case.dtype, case.precision, seconds) {
             None => Ok(joules),
             Some(why) => Err(why),
         }

@@ -11,7 +11,8 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use super::cache::Cache;
 use super::compile;
 use super::launch::Kernel;
-use crate::plan::gpu::{ChainPlan, ChainProblem, Flops, GpuMachine, KernelPlan, Rejected};
+use crate::advise::{GpuCalibration, GpuDescription};
+use crate::plan::gpu::{ChainPlan, ChainProblem, GpuMachine, KernelPlan, Rates, Rejected};
 use crate::{Error, Result};
 
 /// A GPU that is ready for work. Clones share it; it is given back when the last one goes.
@@ -77,14 +78,16 @@ impl Device {
         // Two transfers per clock. Some drivers and virtual machines report no clock: then the planner takes a usual rate.
         let rate = 2e3 * f64::from(memory_kilohertz) * f64::from(bus_bits) / 8.0;
         let hertz = if kilohertz == 0 { 1.5e9 } else { 1e3 * f64::from(kilohertz) };
-        let machine = GpuMachine {
-            capability,
-            multiprocessors,
-            shared_per_block: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            l2_bytes: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
-            bytes_per_second: if rate > 0.0 { rate } else { 1e12 },
-            flops: Flops::of(capability, multiprocessors, hertz),
-        };
+        let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let l2_bytes = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into();
+        let rates = if rate > 0.0 && kilohertz > 0 { Rates::Published } else { Rates::Assumed };
+        let rate = if rate > 0.0 { rate } else { 1e12 };
+        let published = GpuMachine::published(capability, multiprocessors, [shared.into(), l2_bytes], rate, hertz);
+        let published = GpuMachine { rates, ..published };
+        let description =
+            GpuDescription { name: gpu.name.clone(), capability, multiprocessors, memory: gpu.memory_bytes, l2_bytes };
+        // Where somebody has measured what this GPU can do, that is what plans are made with.
+        let machine = GpuCalibration::applied(&description, published);
         let inner = Arc::new(Inner {
             context,
             name: gpu.name.clone(),

@@ -148,13 +148,32 @@ impl Launch {
         self.kernel.resources()
     }
 
-    /// Queues the kernel.
+    /// Queues the kernel, which may begin while those before it end.
     ///
     /// # Safety
     ///
     /// The device's context is current, `stream` is a stream of it, and `args` holds addresses of arrays as large as the
-    /// plan and `n` say, which stay alive and are not changed by others until the kernel is done.
+    /// plan and `n` say, which stay alive and are not changed by others until the kernel is done: weights and bias not by kernels before
+    /// it either.
     pub(super) unsafe fn run(&self, args: &Args, stream: sys::CUstream) -> Result<()> {
+        // SAFETY: the caller's word.
+        unsafe { self.queue(args, stream, self.overlaps) }
+    }
+
+    /// Queues the kernel, which begins when all before it have ended: they may write its weights.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Launch::run`], but for weights and bias.
+    pub(super) unsafe fn run_after_all(&self, args: &Args, stream: sys::CUstream) -> Result<()> {
+        // SAFETY: the caller's word.
+        unsafe { self.queue(args, stream, false) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Launch::run`], or [`Launch::run_after_all`] unless it `overlaps`.
+    unsafe fn queue(&self, args: &Args, stream: sys::CUstream, overlaps: bool) -> Result<()> {
         let mut maps = [EncodedMap([0; 16]); MOST_MAPS];
         for (map, description) in maps.iter_mut().zip(&self.maps) {
             let address = match description.operand {
@@ -181,7 +200,7 @@ impl Launch {
             attributes[count].value.clusterDim = shape;
             count += 1;
         }
-        if self.overlaps {
+        if overlaps {
             attributes[count] = overlapping();
             count += 1;
         }

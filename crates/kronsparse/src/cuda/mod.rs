@@ -5,6 +5,7 @@
 
 mod auto;
 pub mod cache;
+mod calibrate;
 mod clock;
 mod combine;
 pub mod compile;
@@ -13,6 +14,7 @@ pub mod energy;
 pub mod inspect;
 mod joining;
 mod launch;
+mod learner;
 pub mod libraries;
 mod measuring;
 mod memory;
@@ -20,7 +22,7 @@ pub mod multiplier;
 mod operator;
 mod options;
 mod prepared;
-
+mod sampled;
 pub mod source;
 mod step;
 mod stream;
@@ -30,8 +32,10 @@ mod tuned;
 pub mod vendor;
 mod wide;
 
+pub use calibrate::{calibrate, describe};
 pub use device::Device;
 pub use launch::Args;
+pub use learner::{Backward, Gradients, Learner};
 pub use memory::Buffer;
 pub use operator::Operator;
 pub use options::{FusedPlanner, Options, Planner, Plans};

@@ -70,7 +70,7 @@ impl<'s, T: Scalar> Multiplier<'s, T> {
                 let operator = Operator::new(device, chain, options)?;
                 match algorithm {
                     Algorithm::Auto => drop(operator.tune(batch, layout, caches, x, y)?),
-                    _ => operator.prepare(batch, layout)?,
+                    _ => operator.prepare_aligned(batch, layout)?,
                 }
                 (Engine::Ours(Box::new(operator)), before.saturating_sub(device.free_memory()?) as usize)
             }

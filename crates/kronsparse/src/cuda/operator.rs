@@ -154,6 +154,15 @@ impl<T: Scalar> Operator<T> {
         Ok(())
     }
 
+    /// [`Operator::prepare`] for `X` and `Y` that begin at multiples of 16 bytes, as a [`Buffer`] does: half of the kernels and packed
+    /// weights. Others are made ready when they come.
+    pub fn prepare_aligned(&self, n: usize, layout: Layout) -> Result<()> {
+        if n > 0 {
+            self.prepared(Key { n, layout, aligned: true, apart: false })?;
+        }
+        Ok(())
+    }
+
     /// `Y = activation(X Wᵀ + bias)` batch-first, `Y = activation(W X + bias)` batch-last, queued on `stream`, joined as
     /// [`Options::join`] says: `x` holds `n · cols` elements, `y` gets `n · rows`. Waits for nothing, but for work of this operator on
     /// another stream.

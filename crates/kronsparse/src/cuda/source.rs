@@ -10,6 +10,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("chain_mma_tile.cuh", include_str!("../../kernels/chain_mma_tile.cuh")),
     ("chain_wgmma.cuh", include_str!("../../kernels/chain_wgmma.cuh")),
     ("chain_wgmma_tile.cuh", include_str!("../../kernels/chain_wgmma_tile.cuh")),
+    ("column_sum.cuh", include_str!("../../kernels/column_sum.cuh")),
     ("epilogue.cuh", include_str!("../../kernels/epilogue.cuh")),
     ("lanes_mma.cuh", include_str!("../../kernels/lanes_mma.cuh")),
     ("lanes_mma_tile.cuh", include_str!("../../kernels/lanes_mma_tile.cuh")),
@@ -19,12 +20,15 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("pieces.cuh", include_str!("../../kernels/pieces.cuh")),
     ("lanes_wgmma.cuh", include_str!("../../kernels/lanes_wgmma.cuh")),
     ("finish.cuh", include_str!("../../kernels/finish.cuh")),
+    ("gradient_sum.cuh", include_str!("../../kernels/gradient_sum.cuh")),
     ("inspect.cuh", include_str!("../../kernels/inspect.cuh")),
     ("join.cuh", include_str!("../../kernels/join.cuh")),
+    ("pack_weights.cuh", include_str!("../../kernels/pack_weights.cuh")),
     ("pair_wgmma.cuh", include_str!("../../kernels/pair_wgmma.cuh")),
     ("permute.cuh", include_str!("../../kernels/permute.cuh")),
     ("plain.cuh", include_str!("../../kernels/plain.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
+    ("weight_gradient.cuh", include_str!("../../kernels/weight_gradient.cuh")),
     ("wgmma_finish.cuh", include_str!("../../kernels/wgmma_finish.cuh")),
     ("wgmma_gather.cuh", include_str!("../../kernels/wgmma_gather.cuh")),
     ("wgmma_tile.cuh", include_str!("../../kernels/wgmma_tile.cuh")),
@@ -35,21 +39,21 @@ pub const HEADERS: &[(&str, &str)] = &[
 pub const ENTRY: &str = "kronsparse";
 
 impl GpuPlan {
-    /// One instantiation of the family's kernel, as CUDA C++: everything that the compiler reads but the headers.
+    /// [`source`](fn@source) of this plan.
     pub fn source(&self) -> String {
         source(self)
     }
 }
 
 impl FusedPlan {
-    /// As [`GpuPlan::source`].
+    /// [`source`](fn@source) of its kernel.
     pub fn source(&self) -> String {
         source(self.kernel())
     }
 }
 
-/// One instantiation of a plan's kernel.
-pub(super) fn source(plan: &dyn KernelPlan) -> String {
+/// One instantiation of a plan's kernel: everything that the compiler reads but the headers.
+pub fn source(plan: &dyn KernelPlan) -> String {
     let family = plan.name();
     let maps = plan.tensor_maps(1).len();
     let parameters: String = (0..maps).map(|k| format!(", KS_PARAMETER ks::TensorMap map{k}")).collect();

@@ -3,6 +3,8 @@
 //! Everything here is column-major, as BLAS is: element `(row, column)` of a matrix lies at `row + column · leading`. A
 //! [`Product`] holds no pointer and touches no device; launch code only translates it, and tests execute it with loops.
 
+use rayon::prelude::*;
+
 use super::Layout;
 use crate::{Error, Pattern, Result};
 
@@ -129,13 +131,18 @@ impl Product {
     }
 
     /// Weights `[a][b][c][d]` reordered to the `[a][d][b][c]` that products read.
-    pub fn pack<T: Copy>(pattern: Pattern, weights: &[T]) -> Vec<T> {
-        let [a, b, c, d] = pattern.shape();
-        let at = |i: usize, j: usize, o: usize, l: usize| weights[pattern.weight_index(i, o, l, j)];
-        let mut packed = Vec::with_capacity(weights.len());
-        for (i, j) in (0..a).flat_map(|i| (0..d).map(move |j| (i, j))) {
-            packed.extend((0..b).flat_map(|o| (0..c).map(move |l| (o, l))).map(|(o, l)| at(i, j, o, l)));
+    pub fn pack<T: Copy + Send + Sync>(pattern: Pattern, weights: &[T]) -> Vec<T> {
+        let [_, b, c, d] = pattern.shape();
+        let mut packed = weights.to_vec();
+        if d == 1 {
+            return packed;
         }
+        packed.par_chunks_exact_mut(b * c).enumerate().for_each(|(block, packed)| {
+            let (i, j) = (block / d, block % d);
+            // In the order of C, weight (o, l) of lane j is every d-th one.
+            let lane = weights[i * b * c * d + j..].iter().step_by(d);
+            packed.iter_mut().zip(lane).for_each(|(to, &from)| *to = from);
+        });
         packed
     }
 

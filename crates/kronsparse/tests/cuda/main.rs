@@ -1,7 +1,7 @@
 //! The GPU engine on GPU 0, against the oracle. Where there is no GPU this says so in one line, and runs nothing.
 //!
-//! `cuda [NAME…]` runs the tests whose names contain one of the words. `KRONSPARSE_CASES=chains/` restricts `testdata` to cases
-//! whose name contains that text, `KRONSPARSE_RANDOM=1000` sets the number of random problems, `KRONSPARSE_FAMILY=plain`
+//! `cuda [NAME…]` runs the tests whose names contain one of the words. `KRONSPARSE_CASES=chains/` restricts `testdata`, and the
+//! chains of training steps, to those whose name contains that text, `KRONSPARSE_RANDOM=1000` sets the number of random problems, `KRONSPARSE_FAMILY=plain`
 //! the kernel family to prefer, `KRONSPARSE_SEED=…` repeats a failed run, `KRONSPARSE_LARGE_GIB=…` allows the test of arrays beyond
 //! 2^31 elements, and `KRONSPARSE_REQUIRE_GPU=1` makes a missing GPU a failure.
 
@@ -13,6 +13,7 @@ mod behaviour;
 mod combine;
 mod engine;
 mod large;
+mod learner;
 mod random;
 mod wide;
 
@@ -27,7 +28,7 @@ use kronsparse::cuda::Device;
 /// A test's name and what it does; an error text says why it was not run.
 type Test = (&'static str, fn(&Device) -> Result<(), String>);
 
-const TESTS: [Test; 17] = [
+const TESTS: [Test; 18] = [
     ("every_case_on_the_gpu", every_case),
     ("random_patterns", random::patterns),
     ("random_pairs", random::pairs),
@@ -42,6 +43,7 @@ const TESTS: [Test; 17] = [
     ("f16_overflow_is_infinity", behaviour::overflow),
     ("combined_butterflies", combine::butterflies),
     ("hidden_vectors_in_f32", wide::hidden_in_f32),
+    ("training_steps", learner::steps),
     ("wrong_arguments_are_named", behaviour::wrong_arguments),
     ("buffers_and_events", behaviour::buffers),
     ("more_than_2_to_the_31_elements", large::beyond_31_bits),

@@ -22,7 +22,7 @@ const FOR_MUTANTS: usize = 32;
 const FEW: usize = 4;
 
 /// Does `work` for `0..count` on all cores.
-fn each(count: usize, work: impl Fn(usize) + Sync) {
+pub(crate) fn each(count: usize, work: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {

@@ -2,7 +2,9 @@
 //! Needs a C++17 compiler (`CXX`, or one of c++, g++, clang++); no GPU and nothing of CUDA.
 
 mod chain_plans;
+mod columns;
 mod compile;
+mod gradients;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod hopper;
@@ -10,5 +12,6 @@ mod joins;
 mod kernels;
 mod launch;
 mod mutants;
+mod packing;
 mod plans;
 mod units;

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use kronsparse::scalar::Wide;
-use kronsparse::{Chain, ChainPattern, Layout, Scalar};
+use kronsparse::{Chain, ChainPattern, Layout, Pattern, Scalar};
 
 /// The seed of this run: `KRONSPARSE_SEED` where it is set, else a fresh one.
 pub(crate) fn seed() -> u64 {
@@ -79,6 +79,23 @@ impl<T: Scalar> Weights<T> {
         }
         x
     }
+}
+
+/// The gradient of a factor's outputs and its inputs, `n` random vectors each, batch-first, so that the gradient of its weights does not
+/// happen to cancel out: few weights have terms of one sign, as [`Draw::Aligned`].
+pub(crate) fn learned<T: Scalar>(pattern: Pattern, n: usize, rng: &mut Rng) -> (Vec<T>, Vec<T>) {
+    let (rows, cols) = (pattern.rows(), pattern.cols());
+    if pattern.nnz() >= 64 {
+        let mut draw = |len: usize| (0..len).map(|_| T::narrow(around_zero::<T>(rng))).collect();
+        return (draw(n * rows), draw(n * cols));
+    }
+    let mut units = |len: usize| (0..len).map(|_| unit::<T>(rng)).collect::<Vec<_>>();
+    let (of_batch, of_rows, of_cols) = (units(n), units(rows), units(cols));
+    let mut draw = |units: &[T::Wide]| {
+        let one = |k: usize| T::narrow(of_batch[k / units.len()] * units[k % units.len()] * around_one::<T>(rng));
+        (0..n * units.len()).map(one).collect()
+    };
+    (draw(&of_rows), draw(&of_cols))
 }
 
 /// ±1; for complex types also ±i.

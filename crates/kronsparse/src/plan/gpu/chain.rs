@@ -5,6 +5,7 @@ use std::fmt;
 use super::libraries::{self as library, ALGORITHMS};
 use super::{
     Choice, Cut, FusedPlan, GpuMachine, GpuPlan, GpuProblem, Precision, Ranked, Rejected, cuts, family, ranked,
+    ranked_beside,
 };
 use crate::plan::{Algorithm, Hidden};
 use crate::{Activation, ChainPattern, DType, Join, Layout, Pattern, Result};
@@ -93,7 +94,7 @@ impl ChainProblem {
     pub(crate) fn join_seconds(&self, machine: &GpuMachine) -> f64 {
         let outputs = self.join.outputs(self.chain.rows()).unwrap_or_default();
         let bytes = 3.0 * (self.batch as f64) * (outputs * self.dtype.size()) as f64;
-        library::KERNEL + bytes / (STREAMED * machine.bytes_per_second)
+        machine.kernel_seconds + bytes / (STREAMED * machine.bytes_per_second)
     }
 
     /// What a 16-bit chain is multiplied as whose hidden vectors stay in `f32`, where they are to: the chain in `f32`, and the estimated
@@ -109,7 +110,7 @@ impl ChainProblem {
         let added = if self.join == Join::Residual { small } else { 0 };
         let bytes =
             self.batch as f64 * (self.chain.cols() * (small + large) + outputs * (large + small + added)) as f64;
-        Some((wide, 2.0 * library::KERNEL + bytes / (STREAMED * machine.bytes_per_second)))
+        Some((wide, 2.0 * machine.kernel_seconds + bytes / (STREAMED * machine.bytes_per_second)))
     }
 
     /// The chain as one dense product of a library, where that is not the same as its one factor; the error says why not.
@@ -140,6 +141,10 @@ impl ChainProblem {
         }
     }
 }
+
+/// Seconds that a call takes beside its steps, from an idle GPU to an idle GPU. On an H100 two kernels took 2.5 to 3.7 µs less as one
+/// call than as two (`record/2026-11-23-h100/landed`, cold); in a graph, where calls follow each other, none of this is seen.
+pub const CALL: f64 = 2e-6;
 
 /// Share of a GPU's bytes per second that a pass reaches.
 const STREAMED: f64 = 0.9;
@@ -250,7 +255,8 @@ impl ChainPlan {
         libraries: Option<usize>,
     ) -> std::result::Result<ChainPlan, Rejected> {
         let count = problem.chain.patterns().len();
-        let ways: Vec<Vec<Ranked>> = (0..count).map(|at| ranked(&problem.factor(at), machine, libraries)).collect();
+        let ways_of = if count > 1 { ranked_beside } else { ranked };
+        let ways: Vec<Vec<Ranked>> = (0..count).map(|at| ways_of(&problem.factor(at), machine, libraries)).collect();
         let of = |at: usize, count: usize| FusedPlan::choose(&problem.part(at, count), machine);
         let together: Vec<Vec<_>> =
             (0..count).map(|at| (2..=count - at).map(|several| of(at, several)).collect()).collect();
@@ -285,13 +291,13 @@ impl ChainPlan {
     pub fn is_dense(&self) -> bool {
         self.dense.as_ref().is_ok_and(|dense| dense.seconds < self.by_cuts)
     }
-    /// Estimated seconds of all steps.
+    /// Estimated seconds of a call, with cold caches: all steps, and [`CALL`].
     pub fn seconds(&self) -> f64 {
         let multiplied = match &self.dense {
             Ok(dense) if self.is_dense() => dense.seconds,
             _ => self.by_cuts,
         };
-        multiplied + self.pass.map_or(0.0, |(_, seconds)| seconds)
+        CALL + multiplied + self.pass.map_or(0.0, |(_, seconds)| seconds)
     }
     /// What outputs are joined with in a pass of its own after the multiplication, and its estimated seconds.
     pub fn pass(&self) -> Option<(Join, f64)> {

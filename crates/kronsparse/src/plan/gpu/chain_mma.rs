@@ -6,7 +6,7 @@ use std::fmt;
 use super::fused::fastest_first;
 use super::lanes_mma::vector_of;
 use super::plain::{activation_name, join_name, layout_name};
-use super::{ChainProblem, GpuMachine, KernelPlan, Precision, Rejected, TensorMap, weight_parts};
+use super::{ChainProblem, GpuMachine, KernelPlan, Precision, Rejected, weight_parts};
 use crate::{Activation, DType, Join, Pattern, Result, Scalar};
 
 mod candidates;
@@ -147,9 +147,6 @@ impl KernelPlan for ChainMmaPlan {
             self.numbers.shared,
         )
     }
-    fn prelude(&self) -> String {
-        String::new()
-    }
     fn threads(&self) -> u32 {
         self.tile.threads() as u32
     }
@@ -161,12 +158,6 @@ impl KernelPlan for ChainMmaPlan {
     }
     fn grid(&self, n: usize) -> u32 {
         n.div_ceil(self.tile.rows) as u32
-    }
-    fn cluster(&self) -> u32 {
-        1
-    }
-    fn tensor_maps(&self, _: usize) -> Vec<TensorMap> {
-        Vec::new()
     }
 }
 

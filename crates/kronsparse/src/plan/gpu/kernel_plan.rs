@@ -14,7 +14,9 @@ pub trait KernelPlan: fmt::Display + Send + Sync {
     /// The kernel's template argument.
     fn arguments(&self) -> String;
     /// Text before the header is included: macros that it needs, code that only the host can print.
-    fn prelude(&self) -> String;
+    fn prelude(&self) -> String {
+        String::new()
+    }
     /// Threads of a block.
     fn threads(&self) -> u32;
     /// Blocks that a multiprocessor must be able to hold at once: the compiler sees to the registers.
@@ -26,13 +28,17 @@ pub trait KernelPlan: fmt::Display + Send + Sync {
     /// Blocks for `n` vectors; `n` is at least 1.
     fn grid(&self, n: usize) -> u32;
     /// Blocks of a cluster, 1 where there are none.
-    fn cluster(&self) -> u32;
+    fn cluster(&self) -> u32 {
+        1
+    }
     /// Whether it is launched in clusters, be they of one block.
     fn in_clusters(&self) -> bool {
         self.cluster() > 1
     }
     /// The tensor maps that the kernel takes after its `Args`, in order, for `n` vectors.
-    fn tensor_maps(&self, n: usize) -> Vec<TensorMap>;
+    fn tensor_maps(&self, _n: usize) -> Vec<TensorMap> {
+        Vec::new()
+    }
     /// Whether the kernel itself waits for the kernels before it, once it has done what does not depend on them; others wait before
     /// they do anything.
     fn waits(&self) -> bool {

@@ -228,20 +228,32 @@ impl Plan {
         (1..=most).min_by_key(|&walkers| cost(walkers)).unwrap_or(1)
     }
 
-    /// The model's time, corrected by what an H100 needed for a dozen problems (`record/2026-11-22-h100/README.md`).
+    /// The model's time, corrected by what an H100 needed for a dozen problems (`record/2026-11-22-h100`), and the latency.
     pub fn seconds(&self, machine: &GpuMachine) -> f64 {
-        let GpuProblem { pattern, dtype, precision, layout, .. } = &self.problem;
+        let GpuProblem { pattern, dtype, precision, layout, batch, aligned, .. } = &self.problem;
+        // Rows of a batch that is no multiple of 16 bytes are moved in smaller pieces: what 116 calls with random numbers of vectors needed
+        // in the median (`record/2026-11-23-h100-training`).
+        let piece = if *aligned { vector_of((batch * dtype.size()).max(1)) } else { dtype.size() };
+        let pieces = match (layout, piece) {
+            (Layout::BatchLast, 8) => 1.37,
+            (Layout::BatchLast, 4) => 1.55,
+            (Layout::BatchLast, 2) => 4.2,
+            _ => 1.0,
+        };
         let correction = match (dtype, precision) {
-            (DType::F32, Precision::Full) => 3.5,
-            (DType::F32, Precision::Tf32) => 2.0,
+            (DType::F32, Precision::Full) if *layout == Layout::BatchFirst && pattern.d() > 1 => 3.0,
+            (DType::F32, _) => 2.0,
             _ if *layout == Layout::BatchFirst && pattern.d() > 1 => 1.8,
             _ => 1.15,
         };
-        correction * self.modelled(machine)
+        // What does not depend on the sizes: an H100 took 4.7 to 5.3 µs for one vector by (1,64,64,64) and (64,64,64,1), a call included (`landed/tune.txt` of
+        // `record/2026-11-23-h100` has 4.86 by `narrow`).
+        let latency = 1.5e-6 + 1.0e-6 * (self.geometry.chunks as f64 / (self.tile.stages - 1) as f64).min(4.0);
+        correction * pieces * self.modelled(machine) + latency
     }
 
     /// The largest of instructions started (a tenth of the warps that hide latency do a tenth of the work), memory traffic
-    /// (with what short runs waste), second-level cache traffic, shared-memory traffic and tensor-core time, for whole rounds of blocks; and the time that the first and last tile are not overlapped.
+    /// (with what short runs waste), second-level cache traffic, shared-memory traffic and tensor-core time, for whole rounds of blocks; without the latency of the first and last tile.
     fn modelled(&self, machine: &GpuMachine) -> f64 {
         let Plan { problem, tile, geometry, slots } = self;
         let [_, b, c, d] = problem.pattern.shape();
@@ -326,8 +338,7 @@ impl Plan {
             (x_bytes + y_bytes + pattern.nnz() as f64 * size) / machine.bytes_per_second / occupied.clamp(0.05, 1.0);
         // Copies that are not asynchronous wait for each other.
         let piece = if problem.aligned { vector_of(d * c * geometry.size) } else { geometry.size };
-        let slow = if piece < 4 { 4.0 } else { 1.0 };
-        let latency = 3.0e-6 + 1.0e-6 * (geometry.chunks as f64 / (tile.stages - 1) as f64).min(4.0);
+        let slow = if piece < 4 && problem.layout == Layout::BatchFirst { 4.0 } else { 1.0 };
         // Two outputs of a thread are neighbours where there is one lane: 4 bytes at a time, or 2, with 120 GB/s for each.
         let stores = match problem.layout {
             Layout::BatchFirst if d == 1 && !tile.regroup => {
@@ -337,7 +348,7 @@ impl Plan {
             _ => 0.0,
         };
         let longest = (memory * slow).max(cache).max(shared).max(tensor).max(issue).max(stores);
-        longest + 0.1 * (memory + cache + shared + tensor + issue) + latency
+        longest + 0.1 * (memory + cache + shared + tensor + issue)
     }
 }
 

@@ -1,12 +1,14 @@
 //! How long NVIDIA's libraries take for a problem, estimated: dense, permute-bmm and strided, as `cuda/vendor` runs them.
 //!
-//! The constants were fitted to the 164 library rows of `record/2026-11-22-h100` with the rates of [`GpuMachine::h100`] (`grid`,
-//! `energy` and `first`: f16 and f32, n = 25088; `small`: f16, n = 1 to 1024, warm) by a random search for the least mean
-//! |log(estimate / measured)|, the parts of permute-bmm in `energy` included, then rounded; the time per term was added for
-//! `small`. Estimate over measured, least, median and most: permute-bmm 0.64, 1.00, 1.21 at n = 25088 and 0.90, 1.00, 1.54 at
-//! n ≤ 1024; dense 0.79, 1.00, 1.11 and 0.85, 1.02, 2.41; strided 0.73, 1.01, 1.15 and 1.00, 1.09, 1.11. A test of the bench
-//! crate repeats this on the record. Nothing was measured of f64, TF32 and bf16: they are taken to reach the same share of
-//! their peaks as f32, f16 and f16.
+//! Estimates are those of a step of a call whose arrays are not in any cache, but for what the step before left there. The constants
+//! were fitted to the library rows of `record/2026-11-22-h100` with the rates of [`GpuMachine::h100`] (`grid`, `energy` and `first`: f16
+//! and f32, n = 25088) by a random search for the least mean |log(estimate / measured)|, the parts of permute-bmm in `energy` included,
+//! then rounded; the time of a product that nothing hides, the rounds of tiles of f32 and what is found in the cache were added by hand
+//! for calls of 6 to 60 µs in both records. Estimate, with [`CALL`](super::CALL), over measured, least, median and most, cold:
+//! permute-bmm 0.64, 1.01, 1.21; dense 0.81, 1.01, 1.17; strided 0.78, 1.03, 1.17. Of all 412 cold rows of libraries in both records,
+//! chains included, 97 % are within a quarter, and all 50 with up to 2048 vectors. In a graph with warm caches (`small`) libraries take
+//! less: 1.11, 1.20, 1.75; 0.88, 1.23, 2.49; 1.41, 1.53, 1.75. Tests of the bench crate repeat this on the record. Nothing was measured
+//! of f64: it is taken to reach the same share of its peak as f32.
 
 use super::plain::can_join;
 use super::{GpuMachine, GpuProblem, Precision, Rejected};
@@ -19,8 +21,6 @@ const PERMUTED: f64 = 0.93;
 const NARROW: [f64; 2] = [0.82, 0.61];
 /// Share of the machine's bandwidth that a product reaches.
 const STREAMED: f64 = 0.75;
-/// How much faster arrays come that stay in the second-level cache.
-const CACHED: f64 = 2.1;
 /// Share of the peak of 16-bit types: of random numbers, and of matrices that are mostly zeros, which take less power.
 const HALF: [f64; 2] = [0.80, 0.99];
 /// Share of the peak of f32 and f64.
@@ -31,11 +31,11 @@ const UNALIGNED: f64 = 2.8;
 const OUTPUTS: usize = 64;
 /// Vectors and inputs likewise.
 const STEP: usize = 16;
+/// Vectors of a tile of f32 and f64, whose products take whole rounds of tiles on all multiprocessors.
+const VECTORS: usize = 128;
 /// Seconds of launching a product, and of each term of its sums, which nothing hides where there is little else to do.
-const PRODUCT: f64 = 2.3e-6;
+const PRODUCT: f64 = 3.0e-6;
 const TERM: f64 = 0.9e-9;
-/// Seconds of launching a small kernel behind another.
-pub(super) const KERNEL: f64 = 1.3e-6;
 
 /// The libraries' algorithms that can be the fastest: CSR and BSR never were.
 pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::Dense, Algorithm::PermuteBmm, Algorithm::Strided];
@@ -86,26 +86,25 @@ pub fn seconds(algorithm: Algorithm, problem: &GpuProblem, machine: &GpuMachine,
     let seconds = match algorithm {
         Algorithm::Dense => {
             let zeros = usize::from(a * d > 1);
-            let cached = machine.cached(sides.x + sides.y + weights);
-            sides.product(1.0, [pattern.rows(), pattern.cols()], weights, zeros, cached)
+            sides.product(1.0, [pattern.rows(), pattern.cols()], sides.x + sides.y + weights, zeros)
         }
         Algorithm::Strided => {
-            let cached = machine.cached(sides.x + sides.y + weights);
             // A batch in two directions is a table of pointers, or several calls.
-            let table = if a.min(d) > 1 { KERNEL } else { 0.0 };
-            table + sides.product(lanes, [b, c], weights, 0, cached)
+            let table = if a.min(d) > 1 { machine.kernel_seconds } else { 0.0 };
+            table + sides.product(lanes, [b, c], sides.x + sides.y + weights, 0)
         }
         Algorithm::PermuteBmm => {
-            let between = if moves(pattern) { 2.0 } else { 1.0 };
-            let cached = machine.cached(between * (sides.x + sides.y) + weights);
-            sides.permutation(c, d, sides.x, cached)
-                + sides.product(lanes, [b, c], weights, 0, cached)
+            // What one step writes, the next one finds in the cache, where it has room.
+            let cached = if moves(pattern) { machine.cached_while(sides.x + sides.y + weights) } else { 1.0 };
+            sides.permutation(c, d, sides.x, 1.0)
+                + sides.product(lanes, [b, c], sides.x / cached + sides.y + weights, 0)
                 + sides.permutation(d, b, sides.y, cached)
         }
         _ => return None,
     };
     let finish = if problem.bias || problem.activation != Activation::None {
-        KERNEL + 2.0 * sides.y / (machine.bytes_per_second * PERMUTED * machine.cached(sides.y))
+        machine.kernel_seconds
+            + sides.y * (1.0 + 1.0 / machine.cached_while(sides.y)) / (machine.bytes_per_second * PERMUTED)
     } else {
         0.0
     };
@@ -132,21 +131,30 @@ impl<'a> Sides<'a> {
         Sides { problem, machine, x: bytes(problem.pattern.cols()), y: bytes(problem.pattern.rows()) }
     }
 
-    /// Products of all vectors with `[b, c]` matrices, `batch` of them.
-    fn product(&self, batch: f64, [b, c]: [usize; 2], weights: f64, zeros: usize, cached: f64) -> f64 {
+    /// Products of all vectors with `[b, c]` matrices, `batch` of them, that take so many bytes from memory.
+    fn product(&self, batch: f64, [b, c]: [usize; 2], bytes: f64, zeros: usize) -> f64 {
         let flops = &self.machine.flops;
         let peak = match (self.problem.dtype, self.problem.precision) {
-            (DType::F64, _) => WIDE * flops.f64,
+            (DType::F64, _) => WIDE * flops.f64_products,
             (DType::F32, Precision::Full) => WIDE * flops.f32,
             (DType::F32, Precision::Tf32) => HALF[zeros] * flops.tf32,
             _ => HALF[zeros] * flops.half,
         };
         let tiles = |size: usize, tile: usize| (size.div_ceil(tile) * tile) as f64;
         let operations = 2.0 * batch * tiles(self.problem.batch, STEP) * tiles(b, OUTPUTS) * tiles(c, STEP);
-        let bytes = self.x + self.y + weights;
-        let (arithmetic, memory) = (operations / peak, bytes / (self.machine.bytes_per_second * STREAMED * cached));
+        let wide =
+            matches!((self.problem.dtype, self.problem.precision), (DType::F64, _) | (DType::F32, Precision::Full));
+        let rounds = if wide { self.rounds(batch, b) } else { 1.0 };
+        let (arithmetic, memory) = (rounds * operations / peak, bytes / (self.machine.bytes_per_second * STREAMED));
         let slower = if self.aligned([b, c], batch) { 1.0 } else { UNALIGNED };
         PRODUCT + TERM * c as f64 + slower * arithmetic.hypot(memory)
+    }
+
+    /// How much longer than all multiprocessors together tiles take that come in whole rounds.
+    fn rounds(&self, batch: f64, b: usize) -> f64 {
+        let tiles = batch * (self.problem.batch.div_ceil(VECTORS) * b.div_ceil(OUTPUTS)) as f64;
+        let all = f64::from(self.machine.multiprocessors);
+        (tiles / all).ceil() * all / tiles.max(1.0)
     }
 
     /// Whether all columns of a product begin at multiples of 16 bytes.
@@ -158,7 +166,7 @@ impl<'a> Sides<'a> {
         begins && if layout == Layout::BatchLast { whole(n) } else { sizes.into_iter().all(whole) }
     }
 
-    /// Swapping `p` and `q` of an array of `bytes`.
+    /// Swapping `p` and `q` of an array of `bytes`, which comes so much faster than from memory.
     fn permutation(&self, p: usize, q: usize, bytes: f64, cached: f64) -> f64 {
         if p == 1 || q == 1 {
             return 0.0;
@@ -177,14 +185,14 @@ impl<'a> Sides<'a> {
             4..8 => NARROW[0],
             _ => NARROW[1],
         };
-        KERNEL + 2.0 * bytes / (self.machine.bytes_per_second * PERMUTED * narrow * cached)
+        self.machine.kernel_seconds + bytes * (1.0 + 1.0 / cached) / (self.machine.bytes_per_second * PERMUTED * narrow)
     }
 }
 
 impl GpuMachine {
-    /// How much faster than from device memory arrays of so many bytes come when they are used again and again.
-    fn cached(&self, bytes: f64) -> f64 {
-        if 2.0 * bytes < self.l2_bytes as f64 { CACHED } else { 1.0 }
+    /// How much faster than from device memory arrays come that are used while so many bytes pass.
+    fn cached_while(&self, bytes: f64) -> f64 {
+        if 2.0 * bytes < self.l2_bytes as f64 { self.cached } else { 1.0 }
     }
 }
 

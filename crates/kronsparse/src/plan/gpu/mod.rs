@@ -9,6 +9,7 @@
 mod chain;
 pub mod chain_mma;
 pub mod chain_wgmma;
+mod column_sum;
 mod cuts;
 mod fused;
 mod groups;
@@ -18,25 +19,31 @@ pub mod lanes_wgmma;
 pub mod libraries;
 mod machine;
 pub mod narrow;
+mod packing;
 pub mod pair_wgmma;
 pub mod plain;
 mod ranked;
 mod tensor_map;
+mod weight_gradient;
 mod weight_parts;
 
 use std::fmt;
 
-pub use chain::{ChainPlan, ChainProblem, ChainStep, Part, Refusal, StepWay};
+pub use chain::{CALL, ChainPlan, ChainProblem, ChainStep, Part, Refusal, StepWay};
 pub use chain_mma::ChainMmaPlan;
 pub use chain_wgmma::ChainWgmmaPlan;
+pub use column_sum::ColumnSum;
 pub use cuts::{Cut, cuts};
 pub use fused::FusedPlan;
 pub use groups::groups;
 pub use kernel_plan::KernelPlan;
-pub use machine::{Flops, GpuMachine};
+pub(crate) use machine::{CACHED, KERNEL_SECONDS};
+pub use machine::{Flops, GpuMachine, Rates};
+pub use packing::Packing;
 pub use pair_wgmma::PairPlan;
-pub use ranked::{Choice, KERNELS, Ranked, WITHIN, promising, ranked};
+pub use ranked::{Choice, KERNELS, Ranked, WITHIN, beside, promising, promising_of, ranked, ranked_beside};
 pub use tensor_map::{Operand, Swizzle, TensorMap};
+pub use weight_gradient::{GradientProblem, GradientSum, GradientTile, WeightGradientPlan};
 pub use weight_parts::WeightParts;
 
 use crate::{Activation, DType, Error, Join, Layout, Pattern, Result, Scalar};
@@ -252,6 +259,9 @@ families! {
     Narrow narrow;
 }
 
+/// Outputs and inputs of a block that is packed lane by lane: a few lines of the caches.
+const TILE: usize = 16;
+
 impl GpuPlan {
     /// The weights of `problem().pattern`, shape `(a, b, c, d)` in C order, in the plan's order.
     pub fn pack<T: Scalar>(&self, weights: &[T]) -> Result<Vec<T>> {
@@ -263,13 +273,16 @@ impl GpuPlan {
         let parts = self.weight_parts();
         let mut packed = vec![T::ZERO; self.packed_len()];
         let [a, b, c, d] = pattern.shape();
-        let mut rows = weights.chunks_exact(d);
+        let PlaceTables { lanes, outputs, inputs } = self.place_tables();
+        // Blocks of outputs and inputs go lane by lane, since kernels read lanes apart.
+        let starts = |size: usize| (0..size).step_by(TILE);
         for i in 0..a {
-            for o in 0..b {
-                for l in 0..c {
-                    let row = rows.next().expect("a·b·c rows of d weights");
-                    for (j, &weight) in row.iter().enumerate() {
-                        let at = self.packed_index(i, o, l, j);
+            let lanes = &lanes[i * d..][..d];
+            for (first_o, first_l) in starts(b).flat_map(|o| starts(c).map(move |l| (o, l))) {
+                let (end_o, end_l) = ((first_o + TILE).min(b), (first_l + TILE).min(c));
+                for (j, &lane) in lanes.iter().enumerate() {
+                    for (o, l) in (first_o..end_o).flat_map(|o| (first_l..end_l).map(move |l| (o, l))) {
+                        let (weight, at) = (weights[pattern.weight_index(i, o, l, j)], lane + outputs[o] + inputs[l]);
                         match parts {
                             WeightParts::Whole => packed[at] = weight,
                             WeightParts::Tf32 => packed[at] = T::narrow(weight_parts::tf32(weight.widen())),
@@ -284,6 +297,25 @@ impl GpuPlan {
             }
         }
         Ok(packed)
+    }
+}
+
+/// Where weights go, as sums of three terms: of the lane `i·d + j`, of the output and of the input.
+struct PlaceTables {
+    lanes: Vec<usize>,
+    outputs: Vec<usize>,
+    inputs: Vec<usize>,
+}
+
+impl GpuPlan {
+    /// In every family the lane, the output and the input each add a term of their own to the place, the first ones 0.
+    fn place_tables(&self) -> PlaceTables {
+        let [a, b, c, d] = self.problem().pattern.shape();
+        PlaceTables {
+            lanes: (0..a * d).map(|lane| self.packed_index(lane / d, 0, 0, lane % d)).collect(),
+            outputs: (0..b).map(|o| self.packed_index(0, o, 0, 0)).collect(),
+            inputs: (0..c).map(|l| self.packed_index(0, 0, l, 0)).collect(),
+        }
     }
 }
 

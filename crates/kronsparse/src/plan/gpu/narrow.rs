@@ -319,7 +319,7 @@ impl Plan {
             (blocks.min(slots) * threads as f64 * 16.0 * pieces * (depth / split) as f64 / group).min(weights);
         let filled = (under_way / (machine.bytes_per_second * 1.0e-6)).min(1.0);
         let memory = weights / machine.bytes_per_second / filled.max(0.05).sqrt();
-        2.0e-6 + rounds * 1.0e-6 + (stages - 1.0) * 0.5e-6 + memory.max(cache) + compute
+        1.5e-6 + rounds * 1.0e-6 + (stages - 1.0) * 0.5e-6 + memory.max(cache) + compute
     }
 
     fn tiles(&self) -> usize {

@@ -1,5 +1,6 @@
 //! What `auto` picks from: this project's kernels and the libraries' algorithms, in the order of their estimated times.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use super::libraries;
@@ -28,8 +29,25 @@ pub struct Ranked {
 /// `record/2026-11-22-h100` that a library won, its algorithm was within; a test of the bench crate repeats that.
 pub const WITHIN: f64 = 2.5;
 
-/// Kernels that are worth a measurement at most; each takes seconds to compile the first time.
-pub const KERNELS: usize = 4;
+/// Kernels that are worth a measurement at most; each takes up to seconds to compile the first time.
+pub const KERNELS: usize = 6;
+
+/// Seconds that a library's kernel takes longer beside others: it begins when all of those before it have ended, and the next one when
+/// it has, while this project's kernels overlap at their ends (programmatic dependent launch). Of the first factor of a Monarch chain
+/// of 4096 in f16 on an H100 `strided` took 8.5 µs in all instead of 7.0 for one vector, and 10.7 instead of 8.5 for 32
+/// (`record/2026-11-23-h100/landed/tune.txt`).
+const APART: f64 = 1.5e-6;
+
+/// A way of one factor of several, each of which goes by itself.
+pub fn beside(way: Ranked) -> Ranked {
+    let apart = if let Choice::Library(_) = way.choice { APART } else { 0.0 };
+    Ranked { seconds: way.seconds + apart, ..way }
+}
+
+/// [`ranked`] for one factor of several.
+pub fn ranked_beside(problem: &GpuProblem, machine: &GpuMachine, libraries: Option<usize>) -> Vec<Ranked> {
+    sorted(ranked(problem, machine, libraries).into_iter().map(beside).collect())
+}
 
 impl Ranked {
     /// The kernel's family, or the library's algorithm.
@@ -69,26 +87,37 @@ pub fn ranked(problem: &GpuProblem, machine: &GpuMachine, libraries: Option<usiz
 }
 
 /// The ways that are worth a measurement, the least estimate first: the best plan and the best of the libraries' algorithms
-/// always; up to [`KERNELS`] plans, of several families rather than of one, and the other algorithms, where they are [`WITHIN`]
-/// the least estimate.
+/// always; up to [`KERNELS`] plans, of several families rather than of one and with several ways of cutting lanes and outputs rather
+/// than with one, and the other algorithms, where they are [`WITHIN`] the least estimate. Tiles that cut these alike differ little:
+/// what an H100 did fastest for 128 vectors by (1,64,64,64) was not tried for 64, where estimates put it behind sixteen like the first.
 pub fn promising(problem: &GpuProblem, machine: &GpuMachine, libraries: Option<usize>) -> Vec<Ranked> {
+    promising_of(problem, machine, libraries, KERNELS)
+}
+
+/// [`promising`] with up to `most` plans instead of [`KERNELS`]: what a comparison with more than `tune` tries takes.
+pub fn promising_of(problem: &GpuProblem, machine: &GpuMachine, libraries: Option<usize>, most: usize) -> Vec<Ranked> {
     let (mut all, kernels) = (by_library(problem, machine, libraries), kernels(problem, machine));
     let least = all.iter().chain(&kernels).map(|way| way.seconds).fold(f64::INFINITY, f64::min);
     let close = |way: &Ranked| way.seconds <= WITHIN * least;
     // The best library always: there is nothing to compile, and an H100 showed a kernel's estimate to be a fifth of its time.
     let library = all.iter().map(|way| way.seconds).fold(f64::INFINITY, f64::min);
     all.retain(|way| close(way) || way.seconds == library);
-    let mut picked: Vec<Ranked> = Vec::with_capacity(KERNELS);
+    let mut picked: Vec<Ranked> = Vec::with_capacity(most);
     let (first, others): (Vec<Ranked>, Vec<Ranked>) = {
-        let mut seen = Vec::new();
-        kernels.into_iter().partition(|kernel| {
+        let (mut seen, mut cuts) = (Vec::new(), HashSet::new());
+        // Plans that order the weights alike cut lanes and outputs alike.
+        let different = kernels.into_iter().filter(|kernel| match &kernel.choice {
+            Choice::Kernel(plan) => cuts.insert(plan.packing()),
+            Choice::Library(_) => true,
+        });
+        different.partition(|kernel| {
             let new = !seen.contains(&kernel.name());
             seen.push(kernel.name());
             new
         })
     };
     for kernel in first.into_iter().chain(others) {
-        if picked.is_empty() || (picked.len() < KERNELS && close(&kernel)) {
+        if picked.is_empty() || (picked.len() < most && close(&kernel)) {
             picked.push(kernel);
         }
     }
@@ -197,6 +226,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn tiles_of_several_shapes_are_worth_a_measurement() {
+        let p = problem("1,64,64,64", DType::F16, Layout::BatchFirst, 64);
+        let ways = promising(&p, &GpuMachine::h100(), Some(1 << 30));
+        let is_there = |what: &str| ways.iter().any(|way| way.choice.to_string().contains(what));
+        // What was the fastest for 128 vectors on an H100.
+        assert!(is_there("lanes_mma: 16 rows × 16 lanes × 16 outputs"), "{ways:#?}");
+        assert!(is_there("lanes_mma: 16 rows × 8 lanes × 16 outputs") && is_there("narrow"), "{ways:#?}");
+        let packings: HashSet<String> = ways
+            .iter()
+            .filter_map(|way| if let Choice::Kernel(plan) = &way.choice { Some(plan.packing()) } else { None })
+            .collect();
+        let kernels = ways.iter().filter(|way| matches!(way.choice, Choice::Kernel(_))).count();
+        assert_eq!(packings.len(), kernels);
     }
 
     #[test]

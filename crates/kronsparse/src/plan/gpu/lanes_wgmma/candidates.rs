@@ -34,7 +34,12 @@ pub(super) fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan
                 for (row_groups, out_groups) in [(1, 1), (2, 1), (1, 2)] {
                     let groups = lane_groups * row_groups * out_groups;
                     let pieces = split && c > LONGEST_SUM;
-                    if !(2..=4).contains(&groups) || sums > SUMS[groups] / if pieces { 2 } else { 1 } {
+                    // Fragments of two units of lanes take the registers of as many sums; and three warpgroups have few, for lanes that are
+                    // not all there.
+                    let uneven = groups > 2 && d % (group_lanes * lane_groups) != 0;
+                    let crowded =
+                        pieces || (geometry == Geometry::Slices && ((size == 2 && group_lanes > 8) || uneven));
+                    if !(2..=4).contains(&groups) || sums > SUMS[groups] / if crowded { 2 } else { 1 } {
                         continue;
                     }
                     let direct = geometry == Geometry::Batch

@@ -1,0 +1,100 @@
+//! The weights of a case, and the plan of its kernel: what the host makes before the GPU is asked for anything.
+
+use std::sync::Arc;
+
+use kronsparse::cuda::Plans;
+use kronsparse::plan::Problem;
+use kronsparse::plan::gpu::{self, ChainProblem, GpuMachine, GpuPlan, GpuProblem};
+use kronsparse::{Chain, Factor, Scalar};
+use rayon::prelude::*;
+
+use crate::Result;
+use crate::definition::Case;
+use crate::random::Random;
+
+/// Numbers that are drawn with one seed.
+const CHUNK: usize = 1 << 14;
+
+/// Random weights of variance 1/c, which keep the size of the numbers from factor to factor; drawn on all cores, the same for one seed.
+pub(super) fn weights<T: Scalar>(case: &Case, seed: u64) -> Result<Chain<T>> {
+    let mut seeds = Random::new(seed);
+    let factors = case.problem.chain.patterns().iter().map(|&pattern| {
+        let (scale, begin) = ((3.0 / pattern.c() as f64).sqrt(), seeds.bits());
+        let mut weights = vec![T::ZERO; pattern.nnz()];
+        weights.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, weights)| {
+            // Neighbouring seeds begin far apart in the generator's sequence once they are mixed.
+            let mut random = Random::new(Random::new(begin.wrapping_add(chunk as u64)).bits());
+            weights.fill_with(|| random.scalar(scale));
+        });
+        Factor::new(pattern, weights)
+    });
+    Ok(Chain::new(factors.collect::<kronsparse::Result<_>>()?)?)
+}
+
+/// The plan of our kernel for a case of one factor, made once; planning takes ten milliseconds and more. `None` for chains and where no
+/// kernel fits, which the engine says better.
+pub(super) fn planned(case: &Case, machine: &GpuMachine) -> Option<GpuPlan> {
+    let Problem { ref chain, dtype, batch, layout } = case.problem;
+    if chain.patterns().len() > 1 {
+        return None;
+    }
+    let whole =
+        ChainProblem { precision: case.kind.precision(), ..ChainProblem::new(chain.clone(), dtype, layout, batch) };
+    gpu::choose(&whole.factor(0), machine).ok()
+}
+
+/// The planner's choice, without planning again what is planned already.
+pub(super) fn plans(planned: Option<&GpuPlan>) -> Plans {
+    let Some(plan) = planned.cloned() else { return Plans::Best };
+    Plans::Custom(Arc::new(
+        move |problem: &GpuProblem, machine: &GpuMachine| {
+            if plan.problem() == problem { Ok(plan.clone()) } else { gpu::choose(problem, machine) }
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Sweep;
+    use crate::definition::Definition;
+
+    fn case(chain: &str) -> Case {
+        let sweep = Sweep { dtype: vec!["tf32".parse().unwrap()], batch: vec![1000], ..Sweep::default() };
+        Definition::from_argument(chain, &sweep).unwrap().cases.remove(0)
+    }
+
+    #[test]
+    fn weights_are_random_to_the_last_and_the_same_for_one_seed() {
+        let case = case("(2,64,128,3)(6,128,64,1)");
+        let chain = weights::<f32>(&case, 11).unwrap();
+        assert_eq!(chain.pattern(), &case.problem.chain);
+        assert_eq!(chain, weights::<f32>(&case, 11).unwrap());
+        assert_ne!(chain, weights::<f32>(&case, 12).unwrap());
+        for (factor, other) in chain.factors().iter().zip(weights::<f32>(&case, 12).unwrap().factors()) {
+            let (all, c) = (factor.weights(), factor.pattern().c() as f64);
+            assert!(all.len() > CHUNK, "several seeds");
+            let variance = all.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>() / all.len() as f64;
+            assert!((variance * c - 1.0).abs() < 0.05, "{variance}");
+            // Nothing is left at zero, and no chunk repeats another, of this seed or the next.
+            assert!(all.iter().filter(|&&w| w == 0.0).count() < 3);
+            assert_ne!(all[..100], all[CHUNK..CHUNK + 100]);
+            assert_ne!(all[CHUNK..CHUNK + 100], other.weights()[..100]);
+        }
+    }
+
+    #[test]
+    fn what_is_planned_is_the_planners_choice() {
+        let machine = GpuMachine::h100();
+        let case = case("(1,64,64,64)");
+        let plan = planned(&case, &machine).unwrap();
+        let problem = plan.problem().clone();
+        assert_eq!(problem.precision, case.kind.precision());
+        let Plans::Custom(planner) = plans(Some(&plan)) else { panic!("a plan of its own") };
+        assert_eq!(planner(&problem, &machine).unwrap(), gpu::choose(&problem, &machine).unwrap());
+        let other = GpuProblem { batch: 7, ..problem };
+        assert_eq!(planner(&other, &machine).unwrap(), gpu::choose(&other, &machine).unwrap());
+        assert!(planned(&self::case("(1,8,8,8)(8,8,8,1)"), &machine).is_none());
+        assert!(matches!(plans(None), Plans::Best));
+    }
+}

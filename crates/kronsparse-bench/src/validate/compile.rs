@@ -1,0 +1,70 @@
+//! The kernels of some problems, compiled before they are measured, by as many processes as there are cores.
+
+use std::collections::BTreeSet;
+
+use kronsparse::cuda;
+use kronsparse::cuda::cache::Cache;
+use kronsparse::plan::Algorithm;
+use kronsparse::plan::gpu::{ChainPlan, GpuMachine};
+
+use super::cuda::{LIBRARY_BYTES, problem};
+use super::problems::{Device, Settings};
+use super::ways::{self, By};
+use crate::gpu::prepare::{self, Compiled};
+use crate::{Definition, Result};
+
+/// Compiles what measuring every `of`-th of these problems, beginning with number `share`, will load, into the cache on the disk.
+/// Does nothing for a CPU.
+pub fn compile(settings: &Settings, numbers: &[usize], (share, of): (usize, usize)) -> Result<Compiled> {
+    let Device::Cuda(ordinal) = settings.device else { return Ok(Compiled::default()) };
+    let device = cuda::Device::open(ordinal)?;
+    let (machine, architecture) = (device.machine().clone(), device.architecture().to_owned());
+    drop(device);
+    let own: Vec<usize> = numbers.iter().copied().skip(share).step_by(of.max(1)).collect();
+    let sources = sources(settings, &own, &machine);
+    let cache = Cache::of_user();
+    let mut done = Compiled { all: sources.len(), ..Compiled::default() };
+    for source in &sources {
+        match cache.compile(source, &architecture) {
+            Ok((_, compiled)) => done.fresh += usize::from(compiled),
+            // The way that needs it says why.
+            Err(_) => done.failed += 1,
+        }
+    }
+    Ok(done)
+}
+
+/// The sources of all kernels of these problems: what tuning tries, and what is tried beside it.
+fn sources(settings: &Settings, numbers: &[usize], machine: &GpuMachine) -> BTreeSet<String> {
+    let cases: Vec<_> = numbers.iter().map(|&number| settings.problem(number)).collect();
+    let problems: Vec<_> = cases.iter().map(problem).collect();
+    let definition = Definition { name: String::new(), description: String::new(), cases };
+    let mut all: BTreeSet<String> =
+        prepare::sources(&definition, &[Algorithm::Auto], LIBRARY_BYTES, machine).into_iter().collect();
+    for plan in problems.iter().filter_map(|problem| ChainPlan::new(problem, machine, Some(LIBRARY_BYTES)).ok()) {
+        for way in ways::all(&plan, settings.kernels) {
+            match way.by {
+                By::Kernels(plans) => all.extend(plans.iter().map(|plan| plan.source())),
+                By::Fused(plan) => all.extend([plan.source()]),
+                By::Library(_) | By::Stored => {}
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_tried_beside_tuning_is_compiled_too() {
+        let settings = Settings::new(Device::Cuda(0), 11);
+        let machine = GpuMachine::h100();
+        let numbers: Vec<usize> = (0..3).collect();
+        let more = sources(&settings, &numbers, &machine);
+        let fewer = sources(&Settings { kernels: 1, ..settings.clone() }, &numbers, &machine);
+        assert!(fewer.is_subset(&more) && fewer.len() < more.len(), "{} of {}", fewer.len(), more.len());
+        assert_eq!(compile(&Settings::new(Device::Cpu, 11), &numbers, (0, 1)).unwrap(), Compiled::default());
+    }
+}

@@ -1,0 +1,58 @@
+//! Samples of several ways in turn: a few of all, more of those that may be the fastest.
+
+use kronsparse::Result;
+use kronsparse::measure::median;
+
+/// Ways that take so many times as long as the fastest are sampled in so many more rounds.
+const ROUNDS: [(f64, usize); 3] = [(f64::INFINITY, 2), (1.6, 5), (1.15, 10)];
+
+/// Samples of a way, or why it has none.
+pub(super) type Samples = std::result::Result<Vec<f64>, String>;
+
+/// `sample` gives the seconds of one call of a way, by its number. A first call of each is not counted. A way that fails has no
+/// samples.
+pub(super) fn in_turn(ways: usize, mut sample: impl FnMut(usize) -> Result<f64>) -> Vec<Samples> {
+    let mut all: Vec<Samples> = (0..ways).map(|way| sample(way).map(|_| Vec::new()).map_err(text)).collect();
+    for (within, rounds) in ROUNDS {
+        let medians: Vec<Option<f64>> =
+            all.iter().map(|samples| samples.as_ref().ok().map(|samples| median(samples).unwrap_or(0.0))).collect();
+        let least = medians.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+        let close: Vec<usize> = (0..ways)
+            .filter(|&way| medians[way].is_some_and(|median| median <= least * within || least == 0.0))
+            .collect();
+        for _ in 0..rounds {
+            for &way in &close {
+                if let Ok(samples) = &mut all[way] {
+                    match sample(way) {
+                        Ok(seconds) => samples.push(seconds),
+                        Err(error) => all[way] = Err(text(error)),
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn text(error: kronsparse::Error) -> String {
+    error.to_string().replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fast_ones_are_sampled_most_and_failures_stay_failures() {
+        let times = [1.0, 1.05, 1.4, 9.0];
+        let mut calls = [0; 5];
+        let all = in_turn(5, |way| {
+            calls[way] += 1;
+            let lost = kronsparse::Error::Unsupported { what: "this".into(), why: "it fails".into() };
+            times.get(way).copied().ok_or(lost)
+        });
+        assert_eq!(calls, [18, 18, 8, 3, 1]);
+        assert_eq!(all[0].as_ref().map(Vec::len), Ok(17));
+        assert!(all[4].as_ref().unwrap_err().contains("it fails"));
+    }
+}
