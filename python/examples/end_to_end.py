@@ -1,12 +1,15 @@
 """ViT-S/16, GPT-2 medium, a Llama-shaped gated MLP: a forward's time and energy with ``nn.Linear`` and ``KSLinear``.
 
     python python/examples/end_to_end.py --dtypes f32,f16 --modes eager,graph --out times.csv
+    python python/examples/end_to_end.py --models llama_mlp --dtypes f16 --modes graph --tune tuning.txt
     python python/examples/end_to_end.py --tiny --device cpu --dtypes f32 --modes eager --check
 
 Random weights. The models are plain PyTorch (``models.py``); nothing of them changes but the linear layers of their
-blocks. One line per model, input, dtype, kind of layer and mode: milliseconds are the median, least and most of single
-forwards (by CUDA events), joules those of forwards repeated without pause, idle power included. ``graph`` is a CUDA
-graph of the forward; ``compile`` is ``torch.compile``. Matrix products in f32 are exact ones, not TF32.
+blocks; ``ks_gated`` is the gated MLP as ``KSGatedMLP``, its gate and up layers in one multiplication. With ``--tune``
+layers multiply in the way that is measured to be the fastest, which is kept in that file. One line per model, input,
+dtype, kind of layer and mode: milliseconds are the median, least and most of single forwards (by CUDA events), joules
+those of forwards repeated without pause, idle power included. ``graph`` is a CUDA graph of the forward; ``compile`` is
+``torch.compile``. Matrix products in f32 are exact ones, not TF32.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import torch
+from kronsparse.torch import KSGatedMLP, tune
 from measuring import captured, joules, machine, meter_of, times
 from models import Case, cases, dense_twin, sparsify
 from torch import Tensor, nn
@@ -56,11 +60,17 @@ def check(model: nn.Module, x: Tensor, dtype: str) -> float:
 def run(case: Case, dtype: str, modes: Sequence[str], options: argparse.Namespace, write: Callable) -> None:
     """Times one case with both kinds of layers."""
     for linear in options.linear.split(","):
+        if linear == "ks_gated" and case.model != "llama_mlp":
+            continue
         with torch.device(options.device):
             model = case.make().to(DTYPES[dtype]).eval()
             x = case.data(DTYPES[dtype])
-        if linear == "kronsparse":
+        if linear != "dense":
             sparsify(model)
+            if linear == "ks_gated":
+                model = KSGatedMLP.from_layers(model.gate, model.up, model.down).eval()
+            if options.tune:
+                tune(model, x, caches="warm", store=options.tune)
             if options.check:
                 print(f"{case.model}, {case.name}, {dtype}: error {check(model, x, dtype):.1e}", file=sys.stderr)
         parameters = sum(p.numel() for p in model.parameters())
@@ -84,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="vit_s16,gpt2_medium,llama_mlp")
     parser.add_argument("--dtypes", default="f32,f16", help="of f32, f16, bf16")
-    parser.add_argument("--linear", default="dense,kronsparse")
+    parser.add_argument("--linear", default="dense,kronsparse,ks_gated", help="of dense, kronsparse, ks_gated")
+    parser.add_argument("--tune", help="a file of tuning records, made where it is missing")
     parser.add_argument("--modes", default="eager,graph", help="of eager, graph, compile")
     parser.add_argument("--joules", default="graph", help="modes whose energy is counted, a second each; or none")
     parser.add_argument("--repeats", type=int, default=20)

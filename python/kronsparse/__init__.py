@@ -9,13 +9,20 @@ A chain ``W = K_1 K_2 … K_L`` is a product of Kronecker-sparse factors, listed
 layers do. ``kronsparse.torch`` (with PyTorch installed) has layers.
 """
 
+from ._advice import advise
 from ._chain import Chain
 from ._factorize import Factorization, Step, factorize
 from ._files import load, load_layer, save
 from ._interop import from_ksm, to_ksm, to_lazylinop
 from ._kronsparse import (
+    Advice,
+    Candidate,
+    Cost,
     Operator,
     Pattern,
+    TuningRecord,
+    Verdict,
+    Way,
     __version__,
     budget_chains,
     butterfly,
@@ -29,15 +36,24 @@ from ._kronsparse import (
     tolerance,
 )
 from ._transforms import Transform, dct2, dft, hadamard
+from ._tuning import Tuning, read_tuning, tune, tuning_path, use_tuning
 
 __all__ = [
+    "Advice",
+    "Candidate",
     "Chain",
+    "Cost",
     "Factorization",
     "Operator",
     "Pattern",
     "Step",
     "Transform",
+    "Tuning",
+    "TuningRecord",
+    "Verdict",
+    "Way",
     "__version__",
+    "advise",
     "budget_chains",
     "butterfly",
     "check_chain",
@@ -53,9 +69,13 @@ __all__ = [
     "monarch",
     "parse_chain",
     "ranks",
+    "read_tuning",
     "save",
     "square_dyadic",
     "to_ksm",
     "to_lazylinop",
     "tolerance",
+    "tune",
+    "tuning_path",
+    "use_tuning",
 ]

@@ -15,6 +15,15 @@ from ._types import Array, DTypeLike, Generator, PatternsLike
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
+#: Counts how often chains have to be packed anew, since other ways of multiplying were measured to be faster.
+_generation = 0
+
+
+def pack_anew() -> None:
+    """Makes every chain pack its weights anew at its next multiplication."""
+    global _generation
+    _generation += 1
+
 
 class Chain:
     """A product ``W = K_1 K_2 … K_L`` of Kronecker-sparse matrices.
@@ -48,7 +57,8 @@ class Chain:
         self._weights = tuple(arrays)
         self._patterns = tuple(_kronsparse.check_chain([Pattern(*array.shape) for array in arrays]))
         self._lock = threading.Lock()
-        self._operator: Operator | None = None
+        #: Packed weights, and the generation that they are of.
+        self._operator: tuple[Operator, int] | None = None
         self._transposed: Chain | None = None
         # A dtype that cannot be multiplied is refused here, not at the first multiplication.
         _kronsparse.check_dtype(arrays[0])
@@ -144,11 +154,13 @@ class Chain:
         return Operator(list(self._weights), bias, activation=activation, threads=threads)
 
     def _packed(self) -> Operator:
-        if self._operator is None:
+        packed = self._operator
+        if packed is None or packed[1] != _generation:
             with self._lock:
-                if self._operator is None:
-                    self._operator = self.operator()
-        return self._operator
+                packed = self._operator
+                if packed is None or packed[1] != _generation:
+                    packed = self._operator = (self.operator(), _generation)
+        return packed[0]
 
     def apply(self, x: Array, out: Array | None = None) -> Array:
         """``x @ W.T``: multiplies each vector along the last axis of ``x``, of shape ``(…, cols)``; returns ``(…,

@@ -2,7 +2,7 @@
 //!
 //! The functions are for `kronsparse.torch` alone, which looks at shape, dtype, device and strides before it calls them.
 
-use kronsparse::{Chain, Factor, Layout, Pattern};
+use kronsparse::{Activation, Chain, Factor, Join, Layout, Pattern};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -76,28 +76,29 @@ unsafe fn slice<'a, T>(address: usize, len: usize) -> &'a [T] {
 }
 
 /// Packs the chain whose weights lie at these addresses (host memory, C order, contiguous); its conjugate transpose if
-/// `adjoint`. `bias` is an address or 0.
+/// `adjoint`. One more address than shapes is that of a bias.
 #[pyfunction]
-#[pyo3(signature = (dtype, shapes, addresses, bias, adjoint, threads))]
+#[pyo3(signature = (dtype, shapes, addresses, adjoint, threads))]
 pub(crate) fn pack_at(
     py: Python<'_>,
     dtype: &str,
     shapes: Vec<Shape>,
     addresses: Vec<usize>,
-    bias: usize,
     adjoint: bool,
     threads: usize,
 ) -> PyResult<Operator> {
     let dtype = dtype::of_name(dtype)?;
+    let (weights, bias) = addresses.split_at(shapes.len().min(addresses.len()));
     with_dtype!(dtype, T => py.detach(|| {
         // SAFETY: the Python package passes addresses of contiguous tensors of these shapes, which it keeps alive.
-        let chain = unsafe { chain_at::<T>(&shapes, &addresses, adjoint) }?;
+        let chain = unsafe { chain_at::<T>(&shapes, weights, adjoint) }?;
+        bias.iter().try_for_each(|&at| allocated("the bias", at, align_of::<T>()))?;
         // SAFETY: as above; the length of the bias was compared with the rows.
-        let bias_values = unsafe { bias_at::<T>(bias, chain.rows()) };
-        let mut operator = Operator::pack(&chain, bias_values, kronsparse::Activation::None, threads).python()?;
-        operator.lengths = shapes.iter().map(|&(a, b, c, d)| a * b * c * d).collect();
+        let values = bias.first().map(|&at| unsafe { slice::<T>(at, chain.rows()) }.to_vec());
+        let mut operator = Operator::pack(&chain, values, Activation::None, Join::None, threads).python()?;
+        let lengths = shapes.iter().map(|&(a, b, c, d)| a * b * c * d).chain(bias.iter().map(|_| chain.rows()));
         // SAFETY: as above.
-        operator.fingerprint = unsafe { fingerprint(&operator, &addresses, bias) };
+        unsafe { operator.remember(lengths.collect(), &addresses) };
         Ok(operator)
     }))
 }
@@ -115,24 +116,36 @@ pub(crate) fn apply_at(py: Python<'_>, operator: &Operator, x: usize, y: usize, 
         // SAFETY: the Python package passes addresses of contiguous tensors of `n` vectors each, which it keeps alive.
         let from = unsafe { slice::<T>(x, n * operator.patterns.cols()) };
         // SAFETY: as above; `y` was allocated for this call, so nobody else names it.
-        let to = unsafe { std::slice::from_raw_parts_mut(y as *mut T, n * operator.patterns.rows()) };
+        let to = unsafe { std::slice::from_raw_parts_mut(y as *mut T, n * operator.outputs) };
         py.detach(|| operator.multiply(from, to, n, Layout::BatchFirst)).python()
     })
 }
 
-/// Whether a sample of the numbers at these addresses is what was packed: 64 of each factor and of the bias, spread evenly. Finds
-/// changes of whole arrays that PyTorch does not count (through `.data`), not those of single numbers.
+/// Whether a sample of the numbers at these addresses is what was packed: 64 of each array, spread evenly. Finds changes of whole
+/// arrays that PyTorch does not count (through `.data`), not those of single numbers.
 #[pyfunction]
-#[pyo3(signature = (operator, addresses, bias))]
-pub(crate) fn same_at(operator: &Operator, addresses: Vec<usize>, bias: usize) -> bool {
-    same(operator, &addresses, bias)
+#[pyo3(signature = (operator, addresses))]
+pub(crate) fn same_at(operator: &Operator, addresses: Vec<usize>) -> bool {
+    same(operator, &addresses)
 }
 
 /// [`same_at`] for Rust.
-pub(crate) fn same(operator: &Operator, addresses: &[usize], bias: usize) -> bool {
+pub(crate) fn same(operator: &Operator, addresses: &[usize]) -> bool {
     // SAFETY: the Python package passes the addresses of tensors as large as those that were packed.
-    addresses.len() == operator.lengths.len()
-        && operator.fingerprint == unsafe { fingerprint(operator, addresses, bias) }
+    addresses.len() == operator.lengths.len() && operator.fingerprint == unsafe { fingerprint(operator, addresses) }
+}
+
+impl Operator {
+    /// Remembers a sample of what was packed: of arrays of these lengths at these addresses.
+    ///
+    /// # Safety
+    ///
+    /// The arrays are alive and nobody writes there meanwhile.
+    pub(crate) unsafe fn remember(&mut self, lengths: Vec<usize>, addresses: &[usize]) {
+        self.lengths = lengths;
+        // SAFETY: the caller's word.
+        self.fingerprint = unsafe { fingerprint(self, addresses) };
+    }
 }
 
 /// A hash of numbers spread over all arrays.
@@ -140,11 +153,10 @@ pub(crate) fn same(operator: &Operator, addresses: &[usize], bias: usize) -> boo
 /// # Safety
 ///
 /// The addresses are those of arrays like the ones that were packed.
-unsafe fn fingerprint(operator: &Operator, addresses: &[usize], bias: usize) -> u64 {
+unsafe fn fingerprint(operator: &Operator, addresses: &[usize]) -> u64 {
     let size = operator.dtype.size();
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let arrays = addresses.iter().copied().zip(operator.lengths.iter().copied());
-    for (address, len) in arrays.chain((bias != 0).then_some((bias, operator.patterns.rows()))) {
+    for (&address, &len) in addresses.iter().zip(&operator.lengths) {
         // SAFETY: the caller's word; any bytes are bytes.
         let bytes = unsafe { slice::<u8>(address, len * size) };
         hash = match size {
@@ -157,20 +169,25 @@ unsafe fn fingerprint(operator: &Operator, addresses: &[usize], bias: usize) -> 
     hash
 }
 
-/// FNV-1a of a sample of numbers of `SIZE` bytes, eight bytes at a time.
-fn mixed<const SIZE: usize>(mut hash: u64, bytes: &[u8]) -> u64 {
+/// FNV-1a of a sample of numbers of `SIZE` bytes, eight bytes at a time: four hashes side by side, which do not wait for each other.
+fn mixed<const SIZE: usize>(hash: u64, bytes: &[u8]) -> u64 {
+    const PRIME: u64 = 0x0100_0000_01b3;
     let (numbers, _) = bytes.as_chunks::<SIZE>();
-    for k in 0..numbers.len().min(SAMPLES) {
-        // Evenly, the last element included.
-        let at = if numbers.len() <= SAMPLES { k } else { k * (numbers.len() - 1) / (SAMPLES - 1) };
+    let mut hashes = [hash, hash ^ 1, hash ^ 2, hash ^ 3];
+    let count = numbers.len().min(SAMPLES);
+    // Evenly, the last element included.
+    let step = (numbers.len() as f64 - 1.0) / (count as f64 - 1.0).max(1.0);
+    for k in 0..count {
+        let at = ((step * k as f64 + 0.5) as usize).min(numbers.len() - 1);
         let mut wide = [0; 16];
         wide[..SIZE].copy_from_slice(&numbers[at]);
         let (words, _) = wide.as_chunks::<8>();
+        let hash = &mut hashes[k % 4];
         for word in &words[..SIZE.div_ceil(8)] {
             // The shift brings what is in the upper bytes down again.
-            hash = (hash ^ u64::from_ne_bytes(*word)).wrapping_mul(0x0100_0000_01b3);
-            hash ^= hash >> 32;
+            *hash = (*hash ^ u64::from_ne_bytes(*word)).wrapping_mul(PRIME);
+            *hash ^= *hash >> 32;
         }
     }
-    hash
+    hashes.into_iter().fold(hash, |hash, one| (hash ^ one).wrapping_mul(PRIME).rotate_left(17))
 }

@@ -1,23 +1,19 @@
 //! Dense matrices, factorization, products of factors, the fast transforms, and chain files.
 
 use std::path::PathBuf;
-use std::sync::mpsc;
-use std::time::Duration;
 
 use kronsparse::factorize::{self as split, Order};
 use kronsparse::io::{self, AnyLayer};
 use kronsparse::{Chain, ChainPattern, DType, Error, Layer, Layout, Matrix, Scalar, transform};
 use numpy::{Element, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::dtype::{self, with_dtype};
 use crate::error::IntoPython;
 use crate::pattern::PatternLike;
+use crate::waiting::{Interrupted, interruptible};
 use crate::{arrays, pattern, pool};
-
-/// How often a computation that takes long looks whether Ctrl-C was pressed.
-const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Weights of a chain, and what else a function returns.
 type Weights<'py> = Vec<Bound<'py, PyAny>>;
@@ -74,35 +70,11 @@ pub(crate) fn factorize<'py>(
         };
         let values = arrays::read::<T>("matrix", &matrix)?.as_slice()?.to_vec();
         let matrix = Matrix::<T>::new(rows, cols, values).python()?;
-        let found = interruptible(py, move || pool::run(|| split::factorize(&matrix, &pattern, &options)))?.python()?;
+        let found = interruptible(py, Interrupted::Leaves, move || pool::run(|| split::factorize(&matrix, &pattern, &options)))?.python()?;
         let steps = found.steps.iter();
         let steps = steps.map(|step| (step.factors.start, step.split, step.factors.end, step.rank, step.relative_error));
         Ok((arrays::weights(py, found.chain)?, found.relative_error, steps.collect(), found.bound))
     })
-}
-
-/// Runs `work` on a thread of its own while this one listens to signals.
-fn interruptible<R: Send + 'static>(py: Python<'_>, work: impl FnOnce() -> R + Send + 'static) -> PyResult<R> {
-    let (send, receive) = mpsc::channel();
-    let started = std::thread::Builder::new().name("kronsparse".into()).spawn(move || {
-        // Nobody may be left to hear it.
-        let _ = send.send(work());
-    });
-    started.map_err(|e| PyRuntimeError::new_err(format!("cannot start a thread: {e}")))?;
-    // Only to let the wait without the interpreter's lock borrow it.
-    let receiver = std::sync::Mutex::new(receive);
-    loop {
-        let got = py.detach(|| receiver.lock().unwrap_or_else(|p| p.into_inner()).recv_timeout(PATIENCE));
-        match got {
-            Ok(result) => return Ok(result),
-            Err(mpsc::RecvTimeoutError::Timeout) => py.check_signals()?,
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                return Err(PyRuntimeError::new_err(
-                    "the computation ended without a result; its message is on stderr",
-                ));
-            }
-        }
-    }
 }
 
 /// A fast transform of size `n`, a power of two: its weights, and the permutation of the input that comes first (`source[i]` is the

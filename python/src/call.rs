@@ -3,14 +3,20 @@
 //! What it asks PyTorch it asks through the interpreter, by functions that are found once: nothing links to PyTorch. Whenever
 //! anything is not as it was, or somebody might have to see the operation (gradients, autocast, transforms, modes, graphs
 //! that are captured), it does nothing and says so; Python's long way then does, or says what is wrong.
+//!
+//! Each question takes a tenth of a microsecond, and there are two dozen. Most are about the input and about who is watching: when
+//! an input of one shape comes for the second time in a row they are put to one of the guards with which compiled programs decide
+//! whether they still hold. It compares type, dtype, device, sizes, strides and dispatch keys, those of the thread included,
+//! which are there under autocast, transforms, modes, tracing and inference mode.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 
 use crate::address;
 use crate::cuda::CudaOperator;
@@ -27,6 +33,8 @@ struct Torch {
     is_tracing: Py<PyAny>,
     threads: Py<PyAny>,
     empty_cpu: Py<PyAny>,
+    /// The class of guards on tensors, if there is one.
+    guards: Option<Py<PyAny>>,
     gpu: Option<Gpu>,
 }
 
@@ -68,15 +76,20 @@ impl Torch {
             is_tracing: inner.getattr("_is_tracing")?.unbind(),
             threads: torch.getattr("get_num_threads")?.unbind(),
             empty_cpu: guards.getattr("_empty_strided_cpu")?.unbind(),
+            guards: guards.getattr("TensorGuards").ok().map(Bound::unbind),
             gpu: gpu().ok(),
         })
     }
 
-    /// Whether nobody but the caller is concerned by what is computed.
+    /// Whether forward-mode differentiation is at work, which leaves no trace in tensors that have no part in it.
+    fn differentiates_forward(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.forward_ad.bind(py).getattr(intern!(py, "_current_level"))?.extract::<i64>()? >= 0)
+    }
+
+    /// Whether nobody but the caller is concerned by what is computed, forward-mode differentiation apart.
     fn is_unwatched(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(!self.is_any_autocast_enabled.bind(py).call0()?.is_truthy()?
             && self.transforms.bind(py).call0()?.is_none()
-            && self.forward_ad.bind(py).getattr(intern!(py, "_current_level"))?.extract::<i64>()? < 0
             && self.modes.bind(py).call0()?.extract::<usize>()? == 0
             && !self.is_tracing.bind(py).call0()?.is_truthy()?)
     }
@@ -97,8 +110,17 @@ impl Kept {
     }
 }
 
+/// An input that has been seen, and the output that it gets.
+struct Input {
+    /// Says whether a tensor is like it, and watched as little.
+    is_like_it: Option<Py<PyAny>>,
+    vectors: usize,
+    sizes: Py<PyTuple>,
+    strides: Py<PyTuple>,
+}
+
 enum Engine {
-    Cpu { operator: Py<Operator>, threads: usize, addresses: Vec<usize>, bias: usize },
+    Cpu { operator: Py<Operator>, threads: usize, addresses: Vec<usize> },
     Cuda { operator: Py<CudaOperator>, device: i64 },
 }
 
@@ -116,6 +138,8 @@ pub(crate) struct Call {
     rows: usize,
     cols: usize,
     generation: u64,
+    /// The last input that was looked at.
+    input: Mutex<Option<Arc<Input>>>,
 }
 
 #[pymethods]
@@ -147,8 +171,7 @@ impl Call {
             Err(_) => Engine::Cpu {
                 operator: operator.cast::<Operator>()?.clone().unbind(),
                 threads: extra,
-                addresses: weights.iter().map(|weight| weight.address).collect(),
-                bias: bias.as_ref().map_or(0, |bias| bias.address),
+                addresses: weights.iter().chain(&bias).map(|kept| kept.address).collect(),
             },
         };
         let dtype = weights[0].tensor.bind(py).getattr(intern!(py, "dtype"))?;
@@ -163,6 +186,7 @@ impl Call {
             rows,
             cols,
             generation: GENERATION.load(Ordering::Relaxed),
+            input: Mutex::new(None),
         })
     }
 
@@ -178,16 +202,17 @@ impl Call {
         let py = x.py();
         let Some(torch) = TORCH.get(py) else { return Ok(None) };
         // What goes wrong here is odd about the tensors: the long way says it.
-        let Ok(Some((n, shape))) = self.ready(torch, x, factors, own) else { return Ok(None) };
+        let Ok(Some(input)) = self.ready(torch, x, factors, own) else { return Ok(None) };
+        let n = input.vectors;
         match &self.engine {
             Engine::Cpu { operator, .. } => {
-                let y = self.output(torch.empty_cpu.bind(py), shape)?;
+                let y = self.output(torch.empty_cpu.bind(py), &input)?;
                 address::apply_at(py, operator.get(), address_of(x)?, address_of(&y)?, n)?;
                 Ok(Some(y))
             }
             Engine::Cuda { operator, device } => {
                 let Some(gpu) = &torch.gpu else { return Ok(None) };
-                let y = self.output(gpu.empty.bind(py), shape)?;
+                let y = self.output(gpu.empty.bind(py), &input)?;
                 let stream = gpu.stream.bind(py).call1((*device,))?.extract()?;
                 operator.get().apply_at(py, address_of(x)? as u64, address_of(&y)? as u64, n, stream, false)?;
                 Ok(Some(y))
@@ -203,24 +228,28 @@ pub(crate) fn retire_calls() {
 }
 
 impl Call {
-    /// How many vectors `x` has, and the shape of the output, if all is as it was.
+    /// The input as it is known, if all is as it was.
     fn ready(
         &self,
         torch: &Torch,
         x: &Bound<'_, PyAny>,
         factors: &Bound<'_, PyDict>,
         own: &Bound<'_, PyDict>,
-    ) -> PyResult<Option<(usize, Vec<usize>)>> {
+    ) -> PyResult<Option<Arc<Input>>> {
         let py = x.py();
         let retired = GENERATION.load(Ordering::Relaxed) != self.generation;
-        if retired || !x.get_type().is(&torch.tensor) || !torch.is_unwatched(py)? {
+        if retired || torch.differentiates_forward(py)? || factors.len() != self.weights.len() {
             return Ok(None);
         }
-        let yes =
-            |tensor: &Bound<'_, PyAny>, name: &Bound<'_, pyo3::types::PyString>| tensor.getattr(name)?.is_truthy();
-        if factors.len() != self.weights.len() {
-            return Ok(None);
-        }
+        let last = self.input.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let input = match last {
+            Some(input) if input.is_known(x)? => input,
+            last => {
+                let Some(input) = self.looked_at(torch, x, last)? else { return Ok(None) };
+                *self.input.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(input.clone());
+                input
+            }
+        };
         for (kept, (_, found)) in self.weights.iter().zip(factors.iter()) {
             if !kept.is_as_it_was(&found)? {
                 return Ok(None);
@@ -233,60 +262,95 @@ impl Call {
             _ => return Ok(None),
         }
         if torch.is_grad_enabled.bind(py).call0()?.is_truthy()? {
-            let name = intern!(py, "requires_grad");
-            if yes(x, name)? {
-                return Ok(None);
-            }
-            for kept in self.weights.iter().chain(&self.bias) {
-                if yes(kept.tensor.bind(py), name)? {
+            for tensor in self.weights.iter().chain(&self.bias).map(|kept| kept.tensor.bind(py)).chain([x]) {
+                if tensor.getattr(intern!(py, "requires_grad"))?.is_truthy()? {
                     return Ok(None);
                 }
             }
         }
-        let is = |name: &Bound<'_, pyo3::types::PyString>| x.call_method0(name)?.is_truthy();
-        if !x.getattr(intern!(py, "dtype"))?.is(&self.dtype)
+        let ready = match &self.engine {
+            Engine::Cpu { operator, threads, addresses } => {
+                torch.threads.bind(py).call0()?.extract::<usize>()? == *threads
+                    && address::same(operator.get(), addresses)
+            }
+            Engine::Cuda { device, .. } => match &torch.gpu {
+                Some(gpu) => {
+                    gpu.device.bind(py).call0()?.extract::<i64>()? == *device
+                        && !gpu.is_capturing.bind(py).call0()?.is_truthy()?
+                }
+                None => false,
+            },
+        };
+        Ok(ready.then_some(input))
+    }
+
+    /// An input that is not known, if it goes with the layer and nobody is watching; with a guard where the `last` one was of the same
+    /// shape, since making one takes as long as a dozen questions.
+    fn looked_at(&self, torch: &Torch, x: &Bound<'_, PyAny>, last: Option<Arc<Input>>) -> PyResult<Option<Arc<Input>>> {
+        let py = x.py();
+        let yes = |name: &Bound<'_, PyString>| x.getattr(name)?.is_truthy();
+        let is = |name: &Bound<'_, PyString>| x.call_method0(name)?.is_truthy();
+        if !x.get_type().is(&torch.tensor)
+            || !torch.is_unwatched(py)?
+            || !x.getattr(intern!(py, "dtype"))?.is(&self.dtype)
             || !is(intern!(py, "is_contiguous"))?
             || is(intern!(py, "is_neg"))?
             || (self.is_complex && is(intern!(py, "is_conj"))?)
         {
             return Ok(None);
         }
-        match &self.engine {
-            Engine::Cpu { operator, threads, addresses, bias } => {
-                if !yes(x, intern!(py, "is_cpu"))?
-                    || torch.threads.bind(py).call0()?.extract::<usize>()? != *threads
-                    || !address::same(operator.get(), addresses, *bias)
-                {
-                    return Ok(None);
-                }
-            }
+        let here = match &self.engine {
+            Engine::Cpu { .. } => yes(intern!(py, "is_cpu"))?,
             Engine::Cuda { device, .. } => {
-                let Some(gpu) = &torch.gpu else { return Ok(None) };
-                if !yes(x, intern!(py, "is_cuda"))?
-                    || x.call_method0(intern!(py, "get_device"))?.extract::<i64>()? != *device
-                    || gpu.device.bind(py).call0()?.extract::<i64>()? != *device
-                    || gpu.is_capturing.bind(py).call0()?.is_truthy()?
-                {
-                    return Ok(None);
-                }
+                yes(intern!(py, "is_cuda"))? && x.call_method0(intern!(py, "get_device"))?.extract::<i64>()? == *device
             }
+        };
+        if !here {
+            return Ok(None);
         }
         let mut shape: Vec<usize> = x.getattr(intern!(py, "shape"))?.extract()?;
-        let Some(last) = shape.last_mut().filter(|last| **last == self.cols) else { return Ok(None) };
-        *last = self.rows;
-        let n = shape[..shape.len() - 1].iter().product();
-        // No vectors: the long way.
-        Ok((n > 0).then_some((n, shape)))
-    }
-
-    /// Memory for the output, in C order.
-    fn output<'py>(&self, empty: &Bound<'py, PyAny>, shape: Vec<usize>) -> PyResult<Bound<'py, PyAny>> {
-        let py = empty.py();
+        let Some(size) = shape.last_mut().filter(|size| **size == self.cols) else { return Ok(None) };
+        *size = self.rows;
+        let vectors = shape[..shape.len() - 1].iter().product();
+        if vectors == 0 {
+            // The long way.
+            return Ok(None);
+        }
         let mut strides = vec![1; shape.len()];
         for at in (0..shape.len() - 1).rev() {
             strides[at] = strides[at + 1] * shape[at + 1];
         }
-        empty.call1((PyTuple::new(py, shape)?, PyTuple::new(py, strides)?, &self.dtype))
+        let sizes = PyTuple::new(py, shape)?;
+        let again = match last {
+            Some(last) => last.sizes.bind(py).eq(&sizes)?,
+            None => false,
+        };
+        let is_like_it = match &torch.guards {
+            // One that cannot be made is done without. It reads these arguments without asking whether there are any.
+            Some(guards) if again => {
+                let fixed =
+                    [("dynamic_dims_sizes", py.None()), ("dynamic_dims_strides", py.None())].into_py_dict(py)?;
+                guards.bind(py).call((x,), Some(&fixed)).and_then(|made| made.getattr("check")).ok()
+            }
+            _ => None,
+        };
+        let (sizes, strides) = (sizes.unbind(), PyTuple::new(py, strides)?.unbind());
+        Ok(Some(Arc::new(Input { is_like_it: is_like_it.map(Bound::unbind), vectors, sizes, strides })))
+    }
+
+    /// Memory for the output, in C order.
+    fn output<'py>(&self, empty: &Bound<'py, PyAny>, input: &Input) -> PyResult<Bound<'py, PyAny>> {
+        empty.call1((&input.sizes, &input.strides, &self.dtype))
+    }
+}
+
+impl Input {
+    /// Whether `x` is like it in all that matters.
+    fn is_known(&self, x: &Bound<'_, PyAny>) -> PyResult<bool> {
+        match &self.is_like_it {
+            Some(check) => check.bind(x.py()).call1((x,))?.is_truthy(),
+            None => Ok(false),
+        }
     }
 }
 

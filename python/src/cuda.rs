@@ -1,19 +1,21 @@
 //! Chains prepared for an NVIDIA GPU, multiplied on device memory and streams that others own.
 
 use std::collections::HashSet;
-use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard};
 
 use half::{bf16, f16};
-use kronsparse::cuda::{self, Device, Event, Stream};
-use kronsparse::{DType, Error, Layout};
-use pyo3::exceptions::PyRuntimeError;
+use kronsparse::cuda::{self, Device};
+use kronsparse::{Activation, Chain, DType, Error, Join, Layout};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 
 use crate::address::{Shape, bias_at, chain_at};
 use crate::dtype;
 use crate::error::IntoPython;
+use crate::gated::Pair;
 use crate::operator::Packed;
+use crate::streams::LastStream;
+use crate::tuning;
 
 /// An operator of an element type that the GPU engine has.
 enum Any {
@@ -35,6 +37,36 @@ macro_rules! each {
     };
 }
 
+/// Evaluates `$make` with `$T` as the type that `$dtype` names, as a variant of [`Any`]; TypeError where the GPU engine has none.
+macro_rules! of_type {
+    ($dtype:expr, $T:ident => $make:expr) => {
+        match $dtype {
+            DType::F16 => {
+                type $T = f16;
+                Any::F16($make)
+            }
+            DType::Bf16 => {
+                type $T = bf16;
+                Any::Bf16($make)
+            }
+            DType::F32 => {
+                type $T = f32;
+                Any::F32($make)
+            }
+            DType::F64 => {
+                type $T = f64;
+                Any::F64($make)
+            }
+            DType::C64 | DType::C128 => {
+                let found = dtype::numpy_name($dtype);
+                return Err(PyTypeError::new_err(format!(
+                    "dtype on a GPU: expected float16, bfloat16, float32 or float64, found {found}"
+                )));
+            }
+        }
+    };
+}
+
 /// A chain whose weights are packed for one NVIDIA GPU. For `kronsparse.torch`.
 ///
 /// Weights and bias lie in host memory in C order, contiguous; `bias` is an address or 0; `adjoint` packs the conjugate
@@ -51,8 +83,8 @@ pub(crate) struct CudaOperator {
 struct State {
     /// Numbers of vectors that have been prepared.
     prepared: HashSet<usize>,
-    /// The stream of the last launch, not counting captures. Its work uses memory of the operator.
-    last: Option<usize>,
+    /// Its work uses memory of the operator.
+    last: LastStream,
 }
 
 impl CudaOperator {
@@ -77,17 +109,7 @@ impl CudaOperator {
             state.prepared.insert(n);
         }
         // SAFETY: the caller's word.
-        let queue = unsafe { Stream::from_raw(&self.device, stream as *mut c_void) };
-        if !capturing {
-            if let Some(last) = state.last.filter(|&last| last != stream) {
-                // SAFETY: the caller's word.
-                let before = unsafe { Stream::from_raw(&self.device, last as *mut c_void) };
-                let event = Event::new(&self.device)?;
-                event.record(&before)?;
-                queue.wait(&event)?;
-            }
-            state.last = Some(stream);
-        }
+        let queue = unsafe { state.last.enter(&self.device, stream, capturing) }?;
         // SAFETY: the caller's word; this stream waits for the one that used the operator's memory last, and the lock keeps
         // other threads away. A capture begins after a synchronisation.
         each!(&self.any, operator => unsafe { operator.launch(x, y, n, Layout::BatchFirst, &queue) })
@@ -111,20 +133,27 @@ impl CudaOperator {
         py.detach(|| {
             let device = Device::open(device).python()?;
             // SAFETY: the Python package passes addresses of contiguous tensors of these shapes in host memory.
-            let any = unsafe {
-                match dtype {
-                    DType::F16 => Any::F16(operator_at(&device, &shapes, &addresses, bias, adjoint)?),
-                    DType::Bf16 => Any::Bf16(operator_at(&device, &shapes, &addresses, bias, adjoint)?),
-                    DType::F32 => Any::F32(operator_at(&device, &shapes, &addresses, bias, adjoint)?),
-                    DType::F64 => Any::F64(operator_at(&device, &shapes, &addresses, bias, adjoint)?),
-                    DType::C64 | DType::C128 => {
-                        let found = dtype::numpy_name(dtype);
-                        return Err(pyo3::exceptions::PyTypeError::new_err(format!(
-                            "dtype on a GPU: expected float16, bfloat16, float32 or float64, found {found}"
-                        )));
-                    }
-                }
-            };
+            let any = of_type!(dtype, T => unsafe {
+                let chain = chain_at::<T>(&shapes, &addresses, adjoint)?;
+                let bias = bias_at::<T>(bias, chain.rows());
+                operator_of(&device, &chain, bias, Activation::None, Join::None)?
+            });
+            Ok(CudaOperator { any, device, state: Mutex::default() })
+        })
+    }
+
+    /// Packs two layers of the same shapes: `activation(x @ G.T + g) * (x @ U.T + u)`. `pair` as for `pack_gated_at`.
+    #[staticmethod]
+    #[pyo3(signature = (device, dtype, pair, activation))]
+    fn gated(py: Python<'_>, device: usize, dtype: &str, pair: Pair, activation: &str) -> PyResult<CudaOperator> {
+        let (dtype, activation) = (dtype::of_name(dtype)?, activation.parse().python()?);
+        py.detach(|| {
+            let device = Device::open(device).python()?;
+            let any = of_type!(dtype, T => {
+                // SAFETY: the Python package passes addresses of contiguous tensors of these shapes in host memory.
+                let (chain, bias) = unsafe { pair.interleaved::<T>() }?;
+                operator_of(&device, &chain, bias, activation, Join::Gate)?
+            });
             Ok(CudaOperator { any, device, state: Mutex::default() })
         })
     }
@@ -183,21 +212,15 @@ impl CudaOperator {
     }
 }
 
-/// # Safety
-///
-/// As for [`chain_at`].
-unsafe fn operator_at<T: Packed>(
+fn operator_of<T: Packed>(
     device: &Device,
-    shapes: &[Shape],
-    addresses: &[usize],
-    bias: usize,
-    adjoint: bool,
+    chain: &Chain<T>,
+    bias: Option<Vec<T>>,
+    activation: Activation,
+    join: Join,
 ) -> PyResult<cuda::Operator<T>> {
-    // SAFETY: the caller's word.
-    let chain = unsafe { chain_at::<T>(shapes, addresses, adjoint) }?;
-    // SAFETY: the caller's word.
-    let bias = unsafe { bias_at::<T>(bias, chain.rows()) };
-    cuda::Operator::new(device, &chain, cuda::Options { bias, ..Default::default() }).python()
+    let options = cuda::Options { bias, activation, join, tuning: tuning::in_use(), ..Default::default() };
+    cuda::Operator::new(device, chain, options).python()
 }
 
 /// The names of this machine's NVIDIA GPUs as the driver sees them; RuntimeError says why there are none.

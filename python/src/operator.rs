@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use half::{bf16, f16};
 use kronsparse::cpu::{self, Scratch};
-use kronsparse::{Activation, Chain, DType, Layout, Scalar};
+use kronsparse::{Activation, Chain, DType, Join, Layout, Scalar};
 use num_complex::{Complex32, Complex64};
 use numpy::{Element, PyArrayDyn, PyArrayMethods, PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use crate::dtype::{self, with_dtype};
 use crate::error::IntoPython;
 use crate::pattern::{Pattern, listed};
-use crate::{arrays, pool};
+use crate::{arrays, pool, tuning};
 
 thread_local! {
     /// Working memory that stays between calls of one thread.
@@ -61,6 +61,8 @@ pub(crate) struct Operator {
     pub(crate) any: Any,
     pub(crate) dtype: DType,
     pub(crate) patterns: kronsparse::ChainPattern,
+    /// Size of an output vector: the rows of the chain, or half as many of a gated one.
+    pub(crate) outputs: usize,
     /// Of weights in the memory of others: how many numbers each factor has, and a hash of some; see `address.rs`.
     pub(crate) lengths: Vec<usize>,
     pub(crate) fingerprint: u64,
@@ -72,12 +74,14 @@ impl Operator {
         chain: &Chain<T>,
         bias: Option<Vec<T>>,
         activation: Activation,
+        join: Join,
         threads: usize,
     ) -> kronsparse::Result<Operator> {
-        let options = cpu::Options { bias, activation, threads, ..Default::default() };
+        let options = cpu::Options { bias, activation, join, threads, tuning: tuning::in_use(), ..Default::default() };
         let operator = cpu::Operator::new(chain, options)?;
-        let (any, patterns) = (T::wrap(operator), chain.pattern().clone());
-        Ok(Operator { any, dtype: T::DTYPE, patterns, lengths: Vec::new(), fingerprint: 0 })
+        let (outputs, patterns) = (operator.rows(), chain.pattern().clone());
+        let any = T::wrap(operator);
+        Ok(Operator { any, dtype: T::DTYPE, patterns, outputs, lengths: Vec::new(), fingerprint: 0 })
     }
 
     /// Multiplies with the scratch of this thread; the interpreter must not be needed meanwhile.
@@ -133,7 +137,7 @@ impl Operator {
 
     /// The shape of the result and the number of vectors.
     fn result_shape(&self, shape: &[usize], layout: Layout) -> PyResult<(Vec<usize>, usize)> {
-        let (rows, cols) = (self.patterns.rows(), self.patterns.cols());
+        let (rows, cols) = (self.outputs, self.patterns.cols());
         match (layout, shape) {
             (Layout::BatchFirst, [lead @ .., last]) if *last == cols => {
                 Ok((lead.iter().copied().chain([rows]).collect(), lead.iter().product()))
@@ -169,14 +173,14 @@ impl Operator {
         with_dtype!(arrays::common_dtype(&weights)?, T => {
             let chain = arrays::chain::<T>(&weights)?;
             let bias = bias.map(|bias| Ok::<_, PyErr>(arrays::read::<T>("bias", &bias)?.as_slice()?.to_vec())).transpose()?;
-            py.detach(|| Operator::pack(&chain, bias, activation, threads)).python()
+            py.detach(|| Operator::pack(&chain, bias, activation, Join::None, threads)).python()
         })
     }
 
     /// Size of an output vector.
     #[getter]
     fn rows(&self) -> usize {
-        self.patterns.rows()
+        self.outputs
     }
     /// Size of an input vector.
     #[getter]
@@ -210,6 +214,20 @@ impl Operator {
         }
         let layout = if batch_last { Layout::BatchLast } else { Layout::BatchFirst };
         with_dtype!(self.dtype, T => self.apply_typed::<T>(&x, out, layout))
+    }
+
+    /// How `n` vectors are multiplied, in words, with what was measured of it.
+    #[pyo3(signature = (n, *, batch_last = false))]
+    fn explain(&self, n: usize, batch_last: bool) -> String {
+        let layout = if batch_last { Layout::BatchLast } else { Layout::BatchFirst };
+        match &self.any {
+            Any::F16(operator) => operator.explain(n, layout),
+            Any::Bf16(operator) => operator.explain(n, layout),
+            Any::F32(operator) => operator.explain(n, layout),
+            Any::F64(operator) => operator.explain(n, layout),
+            Any::C64(operator) => operator.explain(n, layout),
+            Any::C128(operator) => operator.explain(n, layout),
+        }
     }
 
     fn __repr__(&self) -> String {

@@ -73,17 +73,33 @@ def test_end_to_end_prints_a_table(examples, tmp_path, capsys):
     options = "--tiny --check --device cpu --dtypes f32,bf16 --modes eager,graph --repeats 3 --commit abc".split()
     end_to_end.main([*options, "--out", str(path)])
     rows = list(csv.DictReader(path.open()))
-    # Four cases, two dtypes, two kinds of layers, one mode that a CPU has.
-    assert len(rows) == 16 and {row["mode"] for row in rows} == {"eager"}
+    # Four cases, two dtypes, two kinds of layers, one mode that a CPU has; gated MLPs as one module besides.
+    assert len(rows) == 20 and {row["mode"] for row in rows} == {"eager"}
+    gated = [row for row in rows if row["linear"] == "ks_gated"]
+    assert [row["case"] for row in gated] == ["1 tokens", "5 tokens"] * 2 and {r["model"] for r in gated} == {
+        "llama_mlp"
+    }
     for row in rows:
         assert 0 < float(row["minimum_ms"]) <= float(row["milliseconds"]) <= float(row["maximum_ms"])
         assert row["joules"] == "" and row["commit"] == "abc" and row["device"] == "CPU"
         assert row["torch"] == torch.__version__
     said = capsys.readouterr().err
     assert "no energy: energy is counted on NVIDIA GPUs only" in said and "mode graph is left out" in said
-    assert said.count("error") == 8
+    assert said.count("error") == 12
     with pytest.raises(SystemExit):
         end_to_end.main(["--models", "bert"])
+
+
+def test_end_to_end_tunes_the_layers(examples, tmp_path, capsys, monkeypatch):
+    import kronsparse
+
+    _, end_to_end, _ = examples
+    monkeypatch.setenv("KRONSPARSE_TUNING", str(tmp_path / "store.txt"))
+    options = "--tiny --device cpu --dtypes f32 --modes eager --repeats 1 --models llama_mlp --linear ks_gated --tune"
+    end_to_end.main([*options.split(), str(tmp_path / "store.txt")])
+    found = kronsparse.read_tuning(tmp_path / "store.txt")
+    assert sorted((r.batch, r.join) for r in found) == [(1, "gate"), (1, "none"), (5, "gate"), (5, "none")]
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_a_wrong_model_is_noticed(examples, monkeypatch):

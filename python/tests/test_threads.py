@@ -71,6 +71,36 @@ def test_ctrl_c_ends_a_factorization():
     assert time.perf_counter() - sent < 5
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+@pytest.mark.parametrize("where", ["numpy", "torch"])
+def test_ctrl_c_is_heard_between_multiplications(where):
+    if where == "torch":
+        pytest.importorskip("torch")
+    program = """
+        import sys, time, numpy as np, kronsparse as ks
+        multiply, x = ks.Chain.random(ks.monarch(2048, 2048, 32, 64)).apply, np.ones((4000, 2048), np.float32)
+        if sys.argv[1] == "torch":
+            import torch
+            from kronsparse.torch import KSLinear
+            multiply, x = KSLinear(2048, 2048, "monarch:32,64").requires_grad_(False), torch.from_numpy(x)
+        multiply(x)
+        print("ready", flush=True)
+        try:
+            while True:
+                multiply(x)
+        except KeyboardInterrupt:
+            # What was packed is used on.
+            print("interrupted", multiply(x).shape == (4000, 2048), flush=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), where]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == "interrupted True\n" and process.returncode == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_multiplies():
     # In a process of its own: forking pytest with its threads would be another test.

@@ -14,7 +14,16 @@ torch = pytest.importorskip("torch")
 
 import kronsparse as ks
 from chains import CHAINS
-from kronsparse.torch import KSLinear, _engine, clear_cache, convert, explain, functional, heal, set_cuda_training
+from kronsparse.torch import (
+    KSLinear,
+    _engine,
+    clear_cache,
+    convert,
+    explain,
+    functional,
+    heal,
+    set_cuda_training,
+)
 from torch import nn
 from torch_tools import FLOATS, dense, layer_of
 
@@ -82,7 +91,9 @@ def test_the_short_way_computes_the_same(dtype):
     for shape in [(), (1,), (40,), (2, 3, 4)]:
         x = torch.randn(*shape, 64, device="cuda", dtype=dtype)
         y = layer(x)
-        assert torch.equal(run(x), y) and run(x).device == y.device and agrees(layer, x)
+        # Once more, and then with a guard that knows the shape.
+        for _ in range(3):
+            assert torch.equal(run(x), y) and run(x).device == y.device and agrees(layer, x)
     assert run(x.cpu()) is None and run(x.transpose(0, 1)) is None and run(x[:0]) is None
     layer.factors[0].mul_(2)
     assert run(x) is None and agrees(layer, x) and run(x) is not None
@@ -155,6 +166,50 @@ def test_a_training_step_is_that_of_linear(dtype, way):
         optimizer.step()
         optimizer.zero_grad()
         x.grad = None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", CHAINS)
+def test_gradients_by_kernels(name, dtype, way):
+    layer = layer_of(name, device="cuda", dtype=dtype)
+    for shape in [(1,), (3,), (2, 3, 4), (0,), (300,), (2001,)]:
+        # A view that begins between two multiples of 16 bytes, too.
+        memory = torch.randn(torch.Size(shape).numel() * layer.in_features + 1, device="cuda", dtype=dtype)
+        for offset in (0, 1):
+            x = memory[offset : len(memory) - 1 + offset].view(*shape, layer.in_features).requires_grad_()
+            given = [x, *layer.factors, layer.bias]
+            upstream = torch.randn(*shape, layer.out_features, device="cuda", dtype=dtype)
+            found = torch.autograd.grad(layer(x), given, upstream)
+            wide = [t.detach().double().cpu().requires_grad_() for t in given]
+            y = nn.functional.linear(wide[0], dense(wide[1:-1]), wide[-1])
+            for mine, theirs in zip(found, torch.autograd.grad(y, wide, upstream.double().cpu())):
+                assert mine.dtype == dtype and error(mine, theirs) < 4 * len(given) * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("way", ["engine"], indirect=True)
+def test_a_captured_training_step_sees_new_weights(way):
+    layer = KSLinear(1024, 1024, "monarch:32,32", device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(500, 1024, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    upstream = torch.randn(500, 1024, device="cuda", dtype=torch.bfloat16)
+    given = [x, *layer.factors, layer.bias]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.autograd.grad(layer(x), given, upstream)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = layer(x)
+        found = torch.autograd.grad(y, given, upstream)
+    for _ in range(3):
+        with torch.no_grad():
+            for tensor in given:
+                tensor.copy_(torch.randn_like(tensor))
+        graph.replay()
+        again = layer(x)
+        assert torch.equal(y, again)
+        for mine, theirs in zip(found, torch.autograd.grad(again, given, upstream)):
+            assert torch.equal(mine, theirs)
 
 
 def test_gradients_of_the_input_alone_are_the_engine_s():

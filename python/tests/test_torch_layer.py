@@ -116,6 +116,13 @@ def test_tensors_without_storage_or_alignment_are_refused():
     with torch.no_grad():
         layer.reset_parameters()
     close(layer(x), expected(layer, x), layer)
+    size = layer.bias.untyped_storage().nbytes()
+    layer.bias.untyped_storage().resize_(0)
+    with torch.no_grad(), pytest.raises((ValueError, RuntimeError), match="storage|allocated"):
+        layer(x)
+    layer.bias.untyped_storage().resize_(size)
+    with torch.no_grad():
+        layer.reset_parameters()
     odd = torch.frombuffer(bytearray(1 + 4 * 64), dtype=torch.float32, count=64, offset=1)
     assert odd.data_ptr() % 4 == 1
     with torch.no_grad(), pytest.raises(ValueError, match="multiple of 4 bytes"):

@@ -3,6 +3,9 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
+import textwrap
 import threading
 import weakref
 
@@ -22,9 +25,10 @@ def short(layer, x):
 
 
 def ready(name="monarch", **options):
-    """A layer that has been called, frozen."""
+    """A layer that has been called, frozen, and that has a guard for inputs of four vectors."""
     layer = layer_of(name, **options).requires_grad_(False)
-    layer(torch.randn(2, layer.in_features, dtype=layer.factors[0].dtype))
+    for _ in range(4):
+        layer(torch.randn(4, layer.in_features, dtype=layer.factors[0].dtype))
     return layer
 
 
@@ -73,6 +77,36 @@ def test_odd_inputs_go_the_long_way(name):
     layer = ready()
     assert short(layer, torch.randn(4, 64)) is not None
     assert short(layer, odd_inputs()[name]) is None
+
+
+def test_inputs_of_many_shapes_one_after_the_other():
+    layer = ready(dtype=torch.float64)
+    for shape in [(4,), (4,), (2, 2), (4,), (2, 2), (2, 2), (2, 2), (1,), (1,), (1,), (4,), (4, 1), (4, 1), (4, 1)]:
+        x = torch.randn(*shape, 64, dtype=torch.float64)
+        y = short(layer, x)
+        assert y.shape == (*shape, 96) and y.is_contiguous() and torch.allclose(y, expected(layer, x))
+        # The same sizes, other strides.
+        other = torch.randn(64, *shape, dtype=torch.float64).movedim(0, -1)
+        if not other.is_contiguous():
+            assert short(layer, other) is None
+
+
+def test_a_guard_is_made_of_the_second_input_of_a_shape():
+    program = """
+        import torch
+        guards, made = torch._C._dynamo.guards, []
+        real = guards.TensorGuards
+        guards.TensorGuards = lambda *a, **k: (made.append(1), real(*a, **k))[1]
+        from kronsparse.torch import KSLinear
+        layer = KSLinear(64, 64, "monarch:8,8").requires_grad_(False)
+        counts = []
+        for n in (3, 3, 3, 3, 3, 5, 6, 7, 7, 7):
+            layer(torch.randn(n, 64))
+            counts.append(len(made))
+        # The first call of all packs the weights.
+        assert counts == [0, 0, 1, 1, 1, 1, 1, 1, 2, 2], counts
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
 
 
 def test_negated_and_conjugated_views_go_the_long_way():

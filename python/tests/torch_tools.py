@@ -6,7 +6,7 @@ import kronsparse as ks
 import pytest
 import torch
 from chains import CHAINS
-from kronsparse.torch import KSLinear, _engine
+from kronsparse.torch import KSLinear, _packing
 from torch import Tensor
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -48,11 +48,11 @@ def layer_of(name: str = "monarch", **options) -> KSLinear:
 def packings(monkeypatch):
     """A list that grows by one with each packing for the CPU."""
     count = []
-    real = _engine.pack_at
+    real = _packing.pack_at
 
     def counting(*arguments):
         count.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(_engine, "pack_at", counting)
+    monkeypatch.setattr(_packing, "pack_at", counting)
     return count

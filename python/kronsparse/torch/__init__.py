@@ -14,20 +14,26 @@ from . import functional
 from ._engine import clear_cache, explain
 from .conversion import Row, Table, convert
 from .functional import set_cuda_training
+from .gated import KSGatedMLP, join_gated
+from .guidance import advise, tune
 from .healing import Healing, Phase, heal, relative_square
 from .layer import KSLinear
 
 __all__ = [
     "Healing",
+    "KSGatedMLP",
     "KSLinear",
     "Phase",
     "Row",
     "Table",
+    "advise",
     "clear_cache",
     "convert",
     "explain",
     "functional",
     "heal",
+    "join_gated",
     "relative_square",
     "set_cuda_training",
+    "tune",
 ]

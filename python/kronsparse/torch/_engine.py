@@ -14,8 +14,6 @@ A CUDA graph holds weights as they were packed when it was captured.
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -25,61 +23,33 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .._kronsparse import Call, CudaOperator, Operator, apply_at, pack_at, retire_calls, same_at
-from ._products import by_products
-
-#: The element types of the engines. A GPU has the real ones.
-DTYPES = {
-    torch.float16: "f16",
-    torch.bfloat16: "bf16",
-    torch.float32: "f32",
-    torch.float64: "f64",
-    torch.complex64: "c64",
-    torch.complex128: "c128",
-}
+from .. import _tuning
+from .._cuda import find_libraries
+from .._kronsparse import Call, CudaOperator, apply_at, retire_calls, same_at
+from ._packing import Linear, Packed, plain
+from ._packing import check as check
 
 
 class _Entry:
     """An operator, and what must be unchanged for it to be used."""
 
-    __slots__ = (
-        "addresses",
-        "bias_address",
-        "call",
-        "cols",
-        "device",
-        "dtype",
-        "extra",
-        "operator",
-        "rows",
-        "tensors",
-        "versions",
-    )
+    __slots__ = ("addresses", "call", "cols", "device", "dtype", "extra", "operator", "rows", "tensors", "versions")
 
     def __init__(
-        self,
-        operator: Any,
-        weights: Sequence[Tensor],
-        bias: Tensor | None,
-        adjoint: bool,
-        extra: int,
-        sizes: tuple[int, int],
+        self, operator: Any, key: tuple[int, Packed], tensors: Sequence[Tensor], extra: int, sizes: tuple[int, int]
     ) -> None:
-        key = _key(weights, adjoint)
         # Once any of the tensors is gone its address may be another's.
         forget = lambda _: _bury(_cache.pop(key, None))  # noqa: E731
-        tensors = weights if bias is None else [*weights, bias]
         self.operator = operator
         self.tensors = [weakref.ref(tensor, forget) for tensor in tensors]
         self.versions = [tensor._version for tensor in tensors]
-        self.addresses = [weight.data_ptr() for weight in weights]
-        self.bias_address = 0 if bias is None else bias.data_ptr()
+        self.addresses = [tensor.data_ptr() for tensor in tensors]
         self.rows, self.cols = sizes
-        self.dtype, self.device, self.extra = weights[0].dtype, weights[0].device, extra
+        self.dtype, self.device, self.extra = tensors[0].dtype, tensors[0].device, extra
         # Weakly: it holds the weights, whose end is the end of this.
         self.call: weakref.ref[Call] | None = None
 
-    def fits(self, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, extra: int) -> bool:
+    def fits(self, x: Tensor, tensors: Sequence[Tensor], extra: int) -> bool:
         """Whether these tensors were packed, are unchanged as far as PyTorch counts, and ``x`` goes with them."""
         if (
             extra != self.extra
@@ -89,25 +59,20 @@ class _Entry:
             or x.shape[-1] != self.cols
         ):
             return False
-        return self.is_of(weights, bias)
+        return self.is_of(tensors)
 
-    def is_of(self, weights: Sequence[Tensor], bias: Tensor | None) -> bool:
+    def is_of(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these tensors were packed, and are unchanged as far as PyTorch counts."""
-        count = len(weights)
-        if len(self.tensors) != (count if bias is None else count + 1):
+        if len(self.tensors) != len(tensors):
             return False
-        for weight, known, version, address in zip(weights, self.tensors, self.versions, self.addresses):
-            if known() is not weight or weight._version != version or weight.data_ptr() != address:
+        for tensor, known, version, address in zip(tensors, self.tensors, self.versions, self.addresses):
+            if known() is not tensor or tensor._version != version or tensor.data_ptr() != address:
                 return False
-        return bias is None or (
-            self.tensors[count]() is bias
-            and bias._version == self.versions[count]
-            and bias.data_ptr() == self.bias_address
-        )
+        return True
 
 
-#: By the identity of the first weight, the number of factors, and whether the conjugate transpose was packed.
-_cache: dict[tuple[int, int, bool], _Entry] = {}
+#: By the identity of the first tensor, and what was packed.
+_cache: dict[tuple[int, Packed], _Entry] = {}
 #: Weights in another dtype, by identity and that dtype: the weight, its version, its address, the rounded numbers.
 _casts: dict[tuple[int, torch.dtype], tuple[weakref.ref[Tensor], int, int, Tensor]] = {}
 #: Operators that CUDA graphs may name, and the memory of the weights that they were made of: kept for ever. A graph of
@@ -135,14 +100,17 @@ def clear_cache(graphs: bool = False) -> None:
     retire_calls()
 
 
-def forget(weight: Tensor) -> None:
-    """Forgets what was packed of chains that begin with a weight, and what it was cast to."""
+_tuning.changed.append(clear_cache)
+
+
+def forget(tensor: Tensor) -> None:
+    """Forgets what was packed with a weight or a bias, and what it was cast to."""
     retire_calls()
-    for entry in list(_cache.values()):
+    for key, entry in list(_cache.items()):
         entry.call = None
-    for key in [key for key in _cache if key[0] == id(weight)]:
-        _cache.pop(key, None)
-    for cast in [cast for cast in _casts if cast[0] == id(weight)]:
+        if any(known() is tensor for known in entry.tensors):
+            _cache.pop(key, None)
+    for cast in [cast for cast in _casts if cast[0] == id(tensor)]:
         found = _casts.pop(cast, None)
         if found is not None:
             forget(found[3])
@@ -162,22 +130,15 @@ def _after_step(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
 register_optimizer_step_post_hook(_after_step)
 
 
-def _key(weights: Sequence[Tensor], adjoint: bool) -> tuple[int, int, bool]:
-    return id(weights[0]), len(weights), adjoint
-
-
 def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
     """The short way of a layer with these parameters, if they are packed."""
-    entry = _cache.get(_key(weights, False))
-    if entry is None or not entry.is_of(weights, bias):
+    tensors = [*weights] if bias is None else [*weights, bias]
+    entry = _cache.get((id(weights[0]), Linear(len(weights), False)))
+    if entry is None or not entry.is_of(tensors):
         return None
     call = None if entry.call is None else entry.call()
     if call is None:
-        tensors, addresses = list(weights), list(entry.addresses)
-        if bias is not None:
-            tensors.append(bias)
-            addresses.append(entry.bias_address)
-        parameters = list(zip(tensors, entry.versions, addresses))
+        parameters = list(zip(tensors, entry.versions, entry.addresses))
         try:
             call = Call(entry.operator, len(weights), parameters, (entry.rows, entry.cols), entry.extra)
         except AttributeError:
@@ -205,52 +166,30 @@ def cast_kept(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return found[3]
 
 
-def _shapes(weights: Sequence[Tensor]) -> list[tuple[int, int, int, int]]:
-    return [tuple(weight.shape) for weight in weights]  # type: ignore[misc]
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """A tensor whose numbers lie in C order as they are."""
-    return tensor.detach().resolve_conj().resolve_neg().contiguous()
-
-
-def _pack_cpu(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, threads: int) -> Operator:
-    # The list keeps copies alive until they are packed.
-    plain = [_plain(weight) for weight in weights]
-    plain_bias = None if bias is None else _plain(bias)
-    address = 0 if plain_bias is None else plain_bias.data_ptr()
-    addresses = [weight.data_ptr() for weight in plain]
-    return pack_at(DTYPES[weights[0].dtype], _shapes(weights), addresses, address, adjoint, threads)
-
-
 def _keeps(tensors: Sequence[Tensor]) -> bool:
     """Whether changes of these can be noticed: tensors of inference mode have no version, and those that are not as
     they lie in memory cannot be sampled."""
     return not any(t.is_inference() or t.is_conj() or t.is_neg() or not t.is_contiguous() for t in tensors)
 
 
-def apply_cpu(
-    x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool, cast: bool = False
-) -> Tensor:
-    """``x @ W.T + bias`` (``x @ W.conj()`` if ``adjoint``) by the CPU engine."""
+def multiply_cpu(x: Tensor, what: Packed, tensors: Sequence[Tensor], cache: bool, cast: bool = False) -> Tensor:
+    """Multiplies by the CPU engine. ``cache`` allows packed weights to be kept for later calls; ``cast`` rounds the
+    tensors to the dtype of ``x`` first."""
     if cast:
-        weights, bias = _cast(x, weights, bias)
+        tensors = [cast_kept(tensor, x.dtype) for tensor in tensors]
     threads = torch.get_num_threads()
-    entry = _cache.get(_key(weights, adjoint)) if cache else None
-    if (
-        entry is not None
-        and entry.fits(x, weights, bias, threads)
-        and same_at(entry.operator, entry.addresses, entry.bias_address)
-    ):
+    key = id(tensors[0]), what
+    entry = _cache.get(key) if cache else None
+    if entry is not None and entry.fits(x, tensors, threads) and same_at(entry.operator, entry.addresses):
         operator, rows, cols = entry.operator, entry.rows, entry.cols
     else:
-        rows, cols = check(x, weights, bias, adjoint)
-        operator = _pack_cpu(weights, bias, adjoint, threads)
-        if cache and _keeps(weights if bias is None else [*weights, bias]):
-            _cache[_key(weights, adjoint)] = _Entry(operator, weights, bias, adjoint, threads, (rows, cols))
+        rows, cols = what.check(x, tensors)
+        operator = what.pack_cpu(tensors, threads)
+        if cache and _keeps(tensors):
+            _cache[key] = _Entry(operator, key, tensors, threads, (rows, cols))
     shape = x.shape
     if x.is_conj() or x.is_neg() or not x.is_contiguous():
-        x = _plain(x)
+        x = plain(x)
     y = x.new_empty((*shape[:-1], rows))
     n = x.numel() // cols
     if n:
@@ -258,42 +197,36 @@ def apply_cpu(
     return y
 
 
-def apply_cuda(
-    x: Tensor,
-    weights: list[Tensor],
-    bias: Tensor | None,
-    adjoint: bool,
-    cache: bool,
-    cast: bool = False,
-    falls_back: bool = False,
+def multiply_cuda(
+    x: Tensor, what: Packed, tensors: Sequence[Tensor], cast: bool = False, falls_back: bool = False
 ) -> Tensor:
-    """As ``apply_cpu``, queued on PyTorch's current stream of the tensors' GPU. Weights are packed on the host:
-    whenever their version has changed they are copied there and back, whatever ``cache`` says. That cannot be done
-    while a CUDA graph is captured: RuntimeError, or PyTorch's own products if ``falls_back``."""
+    """As ``multiply_cpu``, queued on PyTorch's current stream of the tensors' GPU. Weights are packed on the host:
+    whenever their version has changed they are copied there and back. That cannot be done while a CUDA graph is
+    captured: RuntimeError, or PyTorch's own products if ``falls_back``."""
     index = x.device.index
     if x.device.type != "cuda":
         # Weights or bias are on a GPU: this says which.
-        check(x, weights, bias, adjoint)
+        what.check(x, tensors)
         raise ValueError(f"x: expected a tensor on a GPU like the others, found one on {x.device}")
     if index != torch.cuda.current_device():
         # The engine makes the GPU of its operator current, as PyTorch must know.
         with torch.cuda.device(index):
-            return apply_cuda(x, weights, bias, adjoint, cache, cast, falls_back)
-    given = weights if bias is None else [*weights, bias]
+            return multiply_cuda(x, what, tensors, cast, falls_back)
+    given = tensors
     if cast:
-        weights, bias = _cast(x, weights, bias)
+        tensors = [cast_kept(tensor, x.dtype) for tensor in tensors]
     capturing = torch.cuda.is_current_stream_capturing()
-    entry = _cache.get(_key(weights, adjoint))
-    if entry is not None and entry.fits(x, weights, bias, index):
+    key = id(tensors[0]), what
+    entry = _cache.get(key)
+    if entry is not None and entry.fits(x, tensors, index):
         operator, rows, cols = entry.operator, entry.rows, entry.cols
     else:
-        rows, cols = check(x, weights, bias, adjoint)
-        if capturing and falls_back:
-            operator = None
-        else:
-            operator = _pack_cuda(weights, bias, adjoint, capturing) if x.numel() else None
-        if operator is not None and _keeps(weights if bias is None else [*weights, bias]):
-            _cache[_key(weights, adjoint)] = _Entry(operator, weights, bias, adjoint, index, (rows, cols))
+        rows, cols = what.check(x, tensors)
+        operator = None
+        if x.numel() and not (capturing and falls_back):
+            operator = _pack_cuda(what, tensors, capturing)
+        if operator is not None and _keeps(tensors):
+            _cache[key] = _Entry(operator, key, tensors, index, (rows, cols))
     n = x.numel() // cols
     if capturing and falls_back and n and (operator is None or not operator.is_prepared(n)):
         warnings.warn(
@@ -301,67 +234,77 @@ def apply_cuda(
             "slower: run the model once without a graph before",
             stacklevel=2,
         )
-        return by_products(x, weights, bias, adjoint)
+        return what.by_products(x, tensors)
     y = x.new_empty((*x.shape[:-1], rows))
     if n:
         if x.is_neg() or not x.is_contiguous():
-            x = _plain(x)
+            x = plain(x)
         operator.apply_at(x.data_ptr(), y.data_ptr(), n, _current_stream(index), capturing)
         if capturing:
             _captured[id(operator)] = operator, [tensor.untyped_storage() for tensor in given]
     return y
 
 
+def _row(weights: Sequence[Tensor], bias: Tensor | None) -> Sequence[Tensor]:
+    return weights if bias is None else [*weights, bias]
+
+
+def apply_cpu(
+    x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool, cast: bool = False
+) -> Tensor:
+    """``x @ W.T + bias`` (``x @ W.conj()`` if ``adjoint``) by the CPU engine."""
+    return multiply_cpu(x, Linear(len(weights), adjoint), _row(weights, bias), cache, cast)
+
+
+def apply_cuda(
+    x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool, cast: bool = False
+) -> Tensor:
+    """The same on a GPU, whatever ``cache`` says."""
+    return multiply_cuda(x, Linear(len(weights), adjoint), _row(weights, bias), cast)
+
+
 def apply_cuda_frozen(
     x: Tensor, weights: list[Tensor], bias: Tensor | None, adjoint: bool, cache: bool, cast: bool = False
 ) -> Tensor:
     """``apply_cuda`` for what ``torch.compile`` captures by itself, at times without having run it before."""
-    return apply_cuda(x, weights, bias, adjoint, cache, cast, True)
-
-
-def _cast(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-    """Weights and bias in the dtype of ``x``, rounded once."""
-    return [cast_kept(weight, x.dtype) for weight in weights], None if bias is None else cast_kept(bias, x.dtype)
+    return multiply_cuda(x, Linear(len(weights), adjoint), _row(weights, bias), cast, True)
 
 
 def renew(weights: Sequence[Tensor], bias: Tensor | None) -> bool:
     """To be called when weights were changed in place: if graphs may hold them as they were, they are moved to other
     memory, which makes ``torch.compile`` record its graphs again, and made ready for the same numbers of vectors.
     Says whether that was done."""
-    given = weights if bias is None else [*weights, bias]
+    given = _row(weights, bias)
     held = {storage._cdata for _, storages in _captured.values() for storage in storages}
     if not any(tensor.untyped_storage()._cdata in held for tensor in given):
         return False
-    entry = _cache.get(_key(weights, False))
-    forget(weights[0])
+    known = [(key, entry) for key, entry in _cache.items() if any(ref() is t for ref in entry.tensors for t in given)]
+    for tensor in given:
+        forget(tensor)
     with torch.no_grad():
         for tensor in given:
             tensor.data = tensor.data.clone()
-    if entry is not None and entry.device.type == "cuda":
-        index = entry.extra
-        with torch.cuda.device(index):
-            operator = _pack_cuda(weights, bias, False, False)
+    for key, entry in known:
+        tensors = [ref() for ref in entry.tensors]
+        if entry.device.type != "cuda" or any(tensor is None for tensor in tensors):
+            continue
+        with torch.cuda.device(entry.extra):
+            operator = _pack_cuda(key[1], tensors, False)
             for n in entry.operator.prepared():
                 operator.prepare(n)
-        _cache[_key(weights, False)] = _Entry(operator, weights, bias, False, index, (entry.rows, entry.cols))
+        _cache[key] = _Entry(operator, key, tensors, entry.extra, (entry.rows, entry.cols))
     return True
 
 
-def _pack_cuda(weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, capturing: bool) -> CudaOperator:
+def _pack_cuda(what: Packed, tensors: Sequence[Tensor], capturing: bool) -> CudaOperator:
     if capturing:
         raise RuntimeError(
             "kronsparse: weights cannot be packed while a CUDA graph is captured; run the layer once before, and do "
             "not change its weights in between"
         )
     _dead.clear()
-    _find_libraries()
-    # Lists that keep the copies alive until they are packed.
-    host = [_plain(weight).cpu() for weight in weights]
-    host_bias = None if bias is None else _plain(bias).cpu()
-    address = 0 if host_bias is None else host_bias.data_ptr()
-    addresses = [weight.data_ptr() for weight in host]
-    dtype, index = DTYPES[weights[0].dtype], weights[0].device.index
-    return CudaOperator(index, dtype, _shapes(weights), addresses, address, adjoint)
+    find_libraries()
+    return what.pack_cuda(tensors)
 
 
 def _current_stream(index: int) -> int:
@@ -372,60 +315,16 @@ if hasattr(torch._C, "_cuda_getCurrentRawStream"):
     _current_stream = torch._C._cuda_getCurrentRawStream
 
 
-def _find_libraries() -> None:
-    """Tells the engine where this interpreter's packages have the CUDA libraries, unless the user has said it."""
-    if "KRONSPARSE_CUDA_PATH" not in os.environ:
-        found = [path for path in sys.path if os.path.isdir(os.path.join(path, "nvidia"))]
-        if found:
-            os.environ["KRONSPARSE_CUDA_PATH"] = os.pathsep.join(found)
-
-
 def explain(layer: torch.nn.Module, n: int) -> str:
-    """How a ``KSLinear`` multiplies ``n`` vectors on its GPU, in words."""
+    """How a ``KSLinear`` multiplies ``n`` vectors, in words, with what was estimated or measured of it."""
     weights, bias = list(layer.factors), layer.bias
-    if weights[0].device.type != "cuda":
-        return f"{n} vectors on the CPU: all factors in one pass, panel by panel of the batch"
+    what, tensors = Linear(len(weights), False), _row(weights, bias)
+    device = weights[0].device
+    if device.type != "cuda":
+        return what.pack_cpu(tensors, torch.get_num_threads()).explain(n)
     x = weights[0].new_zeros((n, layer.in_features))
-    with torch.no_grad(), torch.cuda.device(weights[0].device):
-        apply_cuda(x, weights, bias, False, True)
-        entry = _cache.get(_key(weights, False))
-        operator = _pack_cuda(weights, bias, False, False) if entry is None else entry.operator
+    with torch.no_grad(), torch.cuda.device(device):
+        multiply_cuda(x, what, tensors)
+        entry = _cache.get((id(weights[0]), what))
+        operator = _pack_cuda(what, tensors, False) if entry is None else entry.operator
         return operator.explain(n)
-
-
-def check(
-    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cast: bool = False
-) -> tuple[int, int]:
-    """The sizes of an output and an input vector, if everything fits; else ValueError or TypeError with what was
-    expected and found. ``cast`` allows weights and bias of another dtype."""
-    dtype, device = x.dtype, x.device
-    for weight in weights:
-        if (weight.dtype != dtype and not cast) or weight.device != device or weight.dim() != 4:
-            _refuse(x, weights)
-    if dtype not in DTYPES:
-        raise TypeError(f"x: expected one of {', '.join(str(d) for d in DTYPES)}, found {dtype}")
-    if adjoint:
-        a, cols, _, d = weights[0].shape
-        last, _, rows, lanes = weights[-1].shape
-    else:
-        last, rows, _, lanes = weights[0].shape
-        a, _, cols, d = weights[-1].shape
-    cols, rows = a * cols * d, last * rows * lanes
-    if x.dim() == 0 or x.shape[-1] != cols:
-        raise ValueError(f"x: expected a shape (…, {cols}), the in_features, found {tuple(x.shape)}")
-    if bias is not None:
-        if (bias.dtype != dtype and not cast) or bias.device != device:
-            raise TypeError(f"bias: expected {dtype} on {device} like x, found {bias.dtype} on {bias.device}")
-        if tuple(bias.shape) != (rows,):
-            raise ValueError(f"bias: expected shape ({rows},), the out_features, found {tuple(bias.shape)}")
-    return rows, cols
-
-
-def _refuse(x: Tensor, weights: Sequence[Tensor]) -> None:
-    for at, weight in enumerate(weights):
-        if weight.dim() != 4:
-            raise ValueError(f"weights[{at}]: expected a shape (a, b, c, d), found {tuple(weight.shape)}")
-        if weight.dtype != x.dtype:
-            raise TypeError(f"x: expected {weight.dtype} like weights[{at}], found {x.dtype}")
-        if weight.device != x.device:
-            raise ValueError(f"x: expected a tensor on {weight.device} like weights[{at}], found one on {x.device}")

@@ -1,4 +1,4 @@
-"""``ks_linear``: what ``KSLinear`` computes, as a function of its tensors."""
+"""``ks_linear`` and ``ks_gated``: what ``KSLinear`` and ``KSGatedMLP`` compute, as functions of their tensors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._engine import apply_cpu, apply_cuda, cast_kept, check
+from ._engine import apply_cpu, apply_cuda, cast_kept, multiply_cpu, multiply_cuda
+from ._gated import gated, gated_frozen
 from ._learning import learn
 from ._ops import apply, apply_frozen, needs_gradient
+from ._packing import ACTIVATIONS, Gated, check
 from ._products import by_products, is_transformed
+from ._training import can_train, train
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _cuda_training = "torch"
@@ -18,8 +21,9 @@ _cuda_training = "torch"
 
 def set_cuda_training(way: str) -> None:
     """How a GPU multiplies while gradients of weights are recorded: by PyTorch's own batched products (``"torch"``, the
-    default), or by the engine (``"engine"``), which packs weights on the host and so copies them there and back after
-    each optimizer step.
+    default), or by the engine (``"engine"``): in float16, bfloat16 and float32 with weights that are packed on the GPU
+    in every step and a kernel for their gradients, otherwise, and in compiled models, with weights that are copied to
+    the host and back after each optimizer step.
 
     Without gradients, and with gradients of the input only, the engine multiplies in any case.
     """
@@ -50,31 +54,14 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
     learns = any(weight.requires_grad for weight in weights)
     cast = False
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        if x.dtype in _FLOATS:
-            x = x.to(dtype)
-        given = weights if bias is None else [*weights, bias]
-        fixed = kind == "cuda" and not (torch.is_grad_enabled() and any(t.requires_grad for t in given))
-        if fixed and torch.compiler.is_compiling():
-            # The operation does it, which knows the weights themselves.
-            cast = x.dtype == dtype and all(t.dtype in _FLOATS for t in given)
-        if not cast:
-            # On a GPU packing takes long: what is cast is kept, unless gradients must flow through the cast.
-            fixed = fixed and not torch.compiler.is_compiling() and not is_transformed()
-            to = cast_kept if fixed else Tensor.to
-            weights = [to(weight, dtype) if weight.dtype in _FLOATS else weight for weight in weights]
-            bias = to(bias, dtype) if bias is not None and bias.dtype in _FLOATS else bias
+        x, cast, tensors = _autocast(x, weights if bias is None else [*weights, bias])
+        weights, bias = tensors[: len(weights)], None if bias is None else tensors[-1]
     records = torch.is_grad_enabled() and needs_gradient(x, weights, bias)
     if not torch.compiler.is_compiling():
         if is_transformed():
             check(x, weights, bias, False)
             return by_products(x, weights, bias)
-        if (
-            not records
-            and type(x) is Tensor
-            and torch._C._len_torch_dispatch_stack() == 0
-            and not torch._C._is_tracing()
-        ):
+        if not records and _is_unseen(x):
             # Nobody is there who would have to see the operation: past the dispatcher, which takes longer than a small
             # product.
             if kind == "cpu":
@@ -82,12 +69,83 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
             if kind == "cuda":
                 return apply_cuda(x, weights, bias, False, True)
     trains = records and learns
-    if trains and kind == "cuda" and _cuda_training == "torch":
-        check(x, weights, bias, False)
+    if trains and kind == "cuda":
         # Compilers move and merge plain operations.
         watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
-        return by_products(x, weights, bias) if watched else learn(x, weights, bias)
+        by_engine = _cuda_training == "engine" and not watched and can_train(x)
+        if by_engine or _cuda_training == "torch":
+            check(x, weights, bias, False)
+            if by_engine:
+                return train(x, weights, bias)
+            return by_products(x, weights, bias) if watched else learn(x, weights, bias)
     if kind == "cuda" and not learns and (bias is None or not bias.requires_grad):
         return apply_frozen(x, weights, bias, False, True, cast)
     # While gradients of weights are recorded nothing is kept: an optimizer is about to change them.
     return apply(x, weights, bias, False, not trains, cast)
+
+
+def ks_gated(
+    x: Tensor,
+    gate: Sequence[Tensor],
+    up: Sequence[Tensor],
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    activation: str = "silu",
+) -> Tensor:
+    """``activation(x @ G.T + gate_bias) * (x @ U.T + up_bias)`` for the chains ``G`` and ``U``, whose factors have the
+    weights ``gate`` and ``up`` of shape ``(a, b, c, d)``, left to right.
+
+    ``x`` has shape ``(…, in_features)``; the result ``(…, out_features)``. ``activation`` is ``none``, ``relu``,
+    ``gelu``, ``gelu-tanh`` or ``silu``. Where both chains have the same shapes, their last factor has ``d = 1``, the
+    numbers are real and no gradients are recorded, both are one multiplication that reads ``x`` once; otherwise it is
+    two ``ks_linear``. In 16-bit types the two may differ by a rounding. Differentiable, autocast and errors as for
+    ``ks_linear``.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, found {activation!r}")
+    gate, up = list(gate), list(up)
+    tensors = [*gate, *up, *(bias for bias in (gate_bias, up_bias) if bias is not None)]
+    alone = not isinstance(x, Tensor) or x.is_complex() or not interleave(gate, up)
+    if not torch.compiler.is_compiling():
+        alone = alone or is_transformed()
+    kind = "" if alone else x.device.type
+    if alone or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *tensors))):
+        return ACTIVATIONS[activation](ks_linear(x, gate, gate_bias)) * ks_linear(x, up, up_bias)
+    cast = False
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        x, cast, tensors = _autocast(x, tensors)
+    what = Gated(len(gate), gate_bias is not None, up_bias is not None, activation)
+    if not torch.compiler.is_compiling() and _is_unseen(x):
+        if kind == "cpu":
+            return multiply_cpu(x, what, tensors, True)
+        if kind == "cuda":
+            return multiply_cuda(x, what, tensors)
+    frozen = kind == "cuda" and not any(tensor.requires_grad for tensor in tensors)
+    return (gated_frozen if frozen else gated)(x, *what.parts(tensors), activation, cast)
+
+
+def interleave(gate: Sequence[Tensor], up: Sequence[Tensor]) -> bool:
+    """Whether two chains can be multiplied by as one: see ``ks_gated``."""
+    shapes = [[tuple(weight.shape) for weight in side] for side in (gate, up)]
+    return shapes[0] == shapes[1] and bool(shapes[0]) and shapes[0][-1][3:] == (1,)
+
+
+def _is_unseen(x: Tensor) -> bool:
+    """Whether no mode and no tracer would have to see the operation."""
+    return type(x) is Tensor and torch._C._len_torch_dispatch_stack() == 0 and not torch._C._is_tracing()
+
+
+def _autocast(x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, bool, list[Tensor]]:
+    """What autocast makes of ``x`` and the parameters; or of ``x`` alone, and True: the operation casts them."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind)
+    if x.dtype in _FLOATS:
+        x = x.to(dtype)
+    fixed = kind == "cuda" and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+    if fixed and torch.compiler.is_compiling() and x.dtype == dtype and all(t.dtype in _FLOATS for t in tensors):
+        # The operation does it, which knows the weights themselves.
+        return x, True, tensors
+    # On a GPU packing takes long: what is cast is kept, unless gradients must flow through the cast.
+    fixed = fixed and not torch.compiler.is_compiling() and not is_transformed()
+    to = cast_kept if fixed else Tensor.to
+    return x, False, [to(tensor, dtype) if tensor.dtype in _FLOATS else tensor for tensor in tensors]
