@@ -28,7 +28,7 @@ autodoc_type_aliases = {name: name for name in ("Array", "DTypeLike", "PatternsL
 # A link that leads nowhere is an error. What belongs to others is not looked for, since nothing is fetched.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(numpy|np|torch|nn|scipy|collections|typing|os|builtins)\..*"),
+    (r"py:.*", r"(numpy|np|torch|nn|scipy|collections|typing|os|pathlib|builtins)\..*"),
     (r"py:.*", r"(Any|Array|Callable|DTypeLike|Generator|Iterable|Iterator|LinearOperator|Loss|Mapping|Sequence)"),
     (r"py:.*", r"(Module|PatternLike|PatternsLike|Rule|Self|Tensor|optional|path-like object)"),
     # Parts of types that are spelt out.
