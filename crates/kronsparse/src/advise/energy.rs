@@ -96,15 +96,19 @@ mod tests {
     #[test]
     fn steps_have_the_power_of_their_kind() {
         let h100 = GpuMachine::h100();
-        assert_eq!(watts(StepWay::One(&Choice::Library(Algorithm::PermuteBmm)), &h100), PERMUTE_BMM);
-        assert_eq!(watts(StepWay::One(&Choice::Library(Algorithm::Dense)), &h100), DENSE);
+        let is = |way: StepWay<'_>, machine: &GpuMachine, expected: f64| {
+            let found = watts(way, machine);
+            assert!((found - expected).abs() < 1e-9, "{found} W, expected {expected} W");
+        };
+        is(StepWay::One(&Choice::Library(Algorithm::PermuteBmm)), &h100, PERMUTE_BMM);
+        is(StepWay::One(&Choice::Library(Algorithm::Dense)), &h100, DENSE);
         // Half of the power above idle, and another idle power.
         let other = GpuMachine { watts: Some([50.0, 50.0 + (BUSY - IDLE) / 2.0]), ..h100.clone() };
-        assert_eq!(watts(StepWay::One(&Choice::Library(Algorithm::Dense)), &other), 50.0 + (DENSE - IDLE) / 2.0);
-        assert_eq!(watts(StepWay::Pass(crate::Join::Residual), &other), 50.0 + (KERNEL - IDLE) / 2.0);
+        is(StepWay::One(&Choice::Library(Algorithm::Dense)), &other, 50.0 + (DENSE - IDLE) / 2.0);
+        is(StepWay::Pass(crate::Join::Residual), &other, 50.0 + (KERNEL - IDLE) / 2.0);
         // The H100 of the record, calibrated, draws what it drew.
         let same = GpuMachine { watts: Some([IDLE, BUSY]), ..h100 };
-        assert_eq!(watts(StepWay::One(&Choice::Library(Algorithm::Dense)), &same), DENSE);
+        is(StepWay::One(&Choice::Library(Algorithm::Dense)), &same, DENSE);
         assert_eq!(missing("another", &other, DType::F16, Precision::Full, 1e-4), None);
     }
 }
