@@ -43,11 +43,11 @@ fn quantiles(mut values: Vec<f64>) -> [f64; 3] {
 /// The figures in the comment of `plan/gpu/libraries.rs`.
 #[test]
 fn estimates_of_the_libraries_are_as_good_as_stated() {
-    let machine = GpuMachine::h100();
+    let (machine, mut wrong) = (GpuMachine::h100(), Vec::new());
     let expected = [
-        (Algorithm::PermuteBmm, [0.64, 1.01, 1.21], [1.11, 1.20, 1.75]),
-        (Algorithm::Dense, [0.81, 1.01, 1.17], [0.88, 1.23, 2.49]),
-        (Algorithm::Strided, [0.78, 1.03, 1.17], [1.41, 1.53, 1.75]),
+        (Algorithm::PermuteBmm, [0.67, 1.02, 1.49], [1.53, 1.94, 2.22]),
+        (Algorithm::Dense, [0.78, 1.02, 1.19], [0.86, 1.71, 2.45]),
+        (Algorithm::Strided, [0.75, 0.99, 1.10], [1.79, 1.89, 1.90]),
     ];
     for (algorithm, large, small) in expected {
         for (folders, expected) in [(&["grid", "energy", "first"][..], large), (&["small"][..], small)] {
@@ -59,12 +59,13 @@ fn estimates_of_the_libraries_are_as_good_as_stated() {
                 (call + estimate.expect("what was measured exists")) / row.median_s.expect("only measured rows")
             };
             let found = quantiles(all.map(ratio).collect());
-            println!("{algorithm} {folders:?}: {found:.2?}");
-            for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 0.02, "{algorithm} {folders:?}: {found:.3}, stated {expected}");
+            let is = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 0.02);
+            if !is {
+                wrong.push(format!("{algorithm} {folders:?}: {found:.3?}, stated {expected:?}"));
             }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Picking by estimates, with the times that were recorded: of the kernel that was planned then, and of the libraries. And what

@@ -5,9 +5,10 @@ use std::fmt;
 
 use super::plain::{activation_name, join_name, layout_name};
 use super::{GpuMachine, GpuProblem, Precision, Rejected, TensorMap, WeightParts};
-use crate::{Activation, DType, Join, Layout};
+use crate::{Activation, DType, Join};
 
 mod candidates;
+mod cost;
 mod geometry;
 
 pub(super) use geometry::vector_of;
@@ -228,127 +229,9 @@ impl Plan {
         (1..=most).min_by_key(|&walkers| cost(walkers)).unwrap_or(1)
     }
 
-    /// The model's time, corrected by what an H100 needed for a dozen problems (`record/2026-11-22-h100`), and the latency.
+    /// Estimated seconds for the plan's batch.
     pub fn seconds(&self, machine: &GpuMachine) -> f64 {
-        let GpuProblem { pattern, dtype, precision, layout, batch, aligned, .. } = &self.problem;
-        // Rows of a batch that is no multiple of 16 bytes are moved in smaller pieces: what 116 calls with random numbers of vectors needed
-        // in the median (`record/2026-11-23-h100-training`).
-        let piece = if *aligned { vector_of((batch * dtype.size()).max(1)) } else { dtype.size() };
-        let pieces = match (layout, piece) {
-            (Layout::BatchLast, 8) => 1.37,
-            (Layout::BatchLast, 4) => 1.55,
-            (Layout::BatchLast, 2) => 4.2,
-            _ => 1.0,
-        };
-        let correction = match (dtype, precision) {
-            (DType::F32, Precision::Full) if *layout == Layout::BatchFirst && pattern.d() > 1 => 3.0,
-            (DType::F32, _) => 2.0,
-            _ if *layout == Layout::BatchFirst && pattern.d() > 1 => 1.8,
-            _ => 1.15,
-        };
-        // What does not depend on the sizes: an H100 took 4.7 to 5.3 µs for one vector by (1,64,64,64) and (64,64,64,1), a call included (`landed/tune.txt` of
-        // `record/2026-11-23-h100` has 4.86 by `narrow`).
-        let latency = 1.5e-6 + 1.0e-6 * (self.geometry.chunks as f64 / (self.tile.stages - 1) as f64).min(4.0);
-        correction * pieces * self.modelled(machine) + latency
-    }
-
-    /// The largest of instructions started (a tenth of the warps that hide latency do a tenth of the work), memory traffic
-    /// (with what short runs waste), second-level cache traffic, shared-memory traffic and tensor-core time, for whole rounds of blocks; without the latency of the first and last tile.
-    fn modelled(&self, machine: &GpuMachine) -> f64 {
-        let Plan { problem, tile, geometry, slots } = self;
-        let [_, b, c, d] = problem.pattern.shape();
-        let n = problem.batch.max(1);
-        let size = geometry.size as f64;
-        let row_tiles = n.div_ceil(tile.rows);
-        let grid = self.grid(n) as usize;
-        let items = geometry.groups * row_tiles;
-        // Tiles that the busiest multiprocessor's blocks do, as a share of all.
-        let rounds = if tile.resident {
-            grid.div_ceil(*slots) * row_tiles.div_ceil(grid / geometry.groups)
-        } else {
-            items.div_ceil(grid)
-        };
-        let at_once = (*slots).min(grid);
-        let multiprocessors = (machine.multiprocessors as usize).min(at_once) as f64;
-        let per_multiprocessor = at_once as f64 / multiprocessors;
-        let tiles = rounds as f64 * per_multiprocessor; // per multiprocessor
-
-        let (rows, lanes, outputs) = (tile.rows as f64, tile.lanes as f64, tile.outputs as f64);
-        let terms = (geometry.chunks * tile.depth) as f64;
-        // Tensor cores: mma.sync reaches about 0.6 of the peak; f32 takes three products.
-        let products = rows * lanes * outputs * terms * 2.0;
-        let (peak, passes) = match (problem.dtype, problem.precision) {
-            (DType::F32, Precision::Tf32) => (machine.flops.tf32, 1.0),
-            (DType::F32, Precision::Full) => (machine.flops.tf32, 4.0),
-            _ => (machine.flops.half, 1.0),
-        };
-        let all = f64::from(machine.multiprocessors);
-        let tensor = tiles * products * passes / (0.6 * peak / all);
-        // Shared memory, 128 bytes a clock: X in and once out per warp of outputs, weights per warp of rows and row tile.
-        let x_tile = rows * lanes * terms * size;
-        let w_tile = geometry.weight_bytes as f64;
-        let y_tile = rows * lanes * outputs * size;
-        let reuse = match geometry.rows {
-            Rows::Gather => 8.0 / geometry.unit as f64,
-            _ => 1.0,
-        };
-        let shared = x_tile * (1.0 + reuse * tile.output_warps as f64)
-            + w_tile * (tile.row_warps as f64 + if tile.resident { 0.0 } else { 1.0 })
-            + if tile.regroup { 2.0 * y_tile } else { 0.0 };
-        let clock = machine.flops.f32 / (256.0 * all);
-        let shared = tiles * shared / (128.0 * clock);
-        // Instructions: products, with their additions and splits for f32, and 512-byte loads with the permutes after them.
-        let warps = (tile.threads() / 32) as f64;
-        let per_product = if passes > 1.0 { 10.0 } else { 1.0 };
-        let started = products / if geometry.size == 2 { 4096.0 } else { 2048.0 } * per_product
-            + x_tile * (reuse * tile.output_warps as f64 * 3.0 + 1.0) / 512.0
-            + w_tile * tile.row_warps as f64 / 512.0
-            + y_tile / 64.0;
-        let busy = (warps * per_multiprocessor / 10.0).min(1.0);
-        let issue = tiles * started / (4.0 * 0.8 * busy * clock);
-        // Second-level cache: about twice the memory's rate, in sectors of 32 bytes.
-        let sector = match problem.layout {
-            Layout::BatchFirst if tile.lanes < d => (32.0 / (lanes * size)).max(1.0),
-            _ => 1.0,
-        };
-        let weights = if tile.resident { grid as f64 } else { items as f64 } * w_tile;
-        let moved = problem.join.moved();
-        let cache = items as f64 * (x_tile + y_tile * moved) * sector + weights;
-        let cache = cache / (2.0 * machine.bytes_per_second * (multiprocessors / all).max(0.1));
-        // Memory, by the length of runs.
-        let efficiency = |run: f64, whole: bool| match run {
-            r if r >= 64.0 || (whole && r >= 32.0) => 1.0,
-            r if r >= 32.0 => 0.7,
-            r => (r / 32.0).max(0.1),
-        };
-        let whole = tile.lanes >= d;
-        let (x_run, y_run) = match problem.layout {
-            Layout::BatchLast => (rows * size, rows * size),
-            Layout::BatchFirst if whole => {
-                ((tile.depth.min(c) * d) as f64 * size, (tile.outputs.min(b) * d) as f64 * size)
-            }
-            Layout::BatchFirst => (lanes * size, if tile.regroup { lanes } else { lanes.min(16.0 / size) } * size),
-        };
-        let pattern = problem.pattern;
-        let x_bytes = (n * pattern.cols()) as f64 * size / efficiency(x_run, whole);
-        let y_bytes = (n * pattern.rows()) as f64 * moved * size / efficiency(y_run, whole).max(0.5);
-        let occupied = (at_once as f64 * geometry.stage_bytes as f64 * (tile.stages - 1) as f64)
-            / (machine.bytes_per_second * 1.0e-6);
-        let memory =
-            (x_bytes + y_bytes + pattern.nnz() as f64 * size) / machine.bytes_per_second / occupied.clamp(0.05, 1.0);
-        // Copies that are not asynchronous wait for each other.
-        let piece = if problem.aligned { vector_of(d * c * geometry.size) } else { geometry.size };
-        let slow = if piece < 4 && problem.layout == Layout::BatchFirst { 4.0 } else { 1.0 };
-        // Two outputs of a thread are neighbours where there is one lane: 4 bytes at a time, or 2, with 120 GB/s for each.
-        let stores = match problem.layout {
-            Layout::BatchFirst if d == 1 && !tile.regroup => {
-                let width = vector_of(b * geometry.size).min(4) as f64;
-                (n * pattern.rows()) as f64 * size / (width * 120e9)
-            }
-            _ => 0.0,
-        };
-        let longest = (memory * slow).max(cache).max(shared).max(tensor).max(issue).max(stores);
-        longest + 0.1 * (memory + cache + shared + tensor + issue)
+        cost::seconds(self, machine)
     }
 }
 

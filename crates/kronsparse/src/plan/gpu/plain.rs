@@ -5,6 +5,8 @@ use std::fmt;
 use super::{GpuMachine, GpuProblem, Rejected, TensorMap, WeightParts};
 use crate::{Activation, DType, Join, Layout};
 
+mod cost;
+
 /// How a block cuts the work. All numbers are powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tile {
@@ -187,53 +189,9 @@ impl Plan {
         Vec::new()
     }
 
-    /// The larger of arithmetic (with what the tile wastes, and what shared memory and short runs allow) and traffic (with
-    /// what short runs waste), for whole waves of blocks.
+    /// Estimated seconds for the plan's batch.
     pub fn seconds(&self, machine: &GpuMachine) -> f64 {
-        let Tile { lanes, outputs, vectors, depth, thread_outputs, thread_vectors } = self.tile;
-        let [lanes, outputs, vectors, depth] = [lanes, outputs, vectors, depth].map(f64::from);
-        let problem = &self.problem;
-        let [_, b, c, d] = problem.pattern.shape().map(|size| size as f64);
-        let (batch, size) = (problem.batch.max(1) as f64, problem.dtype.size() as f64);
-        let (tiles, threads) = (self.tiles(problem.batch.max(1)) as f64, f64::from(self.threads()));
-
-        // Contiguous elements of X, of the weights and of Y that a tile touches.
-        let block = outputs.min(b) * lanes;
-        let weight_run = if outputs >= b { block * depth.min(c) } else { block };
-        let first_run = |tile: f64, size: f64| match (lanes < d, tile >= size) {
-            (true, _) => lanes,
-            (false, true) => size * lanes,
-            (false, false) => tile * d,
-        };
-        let (input_run, output_run) = match problem.layout {
-            Layout::BatchFirst => (first_run(depth, c), first_run(outputs, b)),
-            Layout::BatchLast => (vectors.min(batch), vectors.min(batch)),
-        };
-        // Measured on an H100: runs of 16, 32, 64 and 128 bytes reach a third, half, four fifths and nine tenths.
-        let slowdown = |run: f64| 1.0 + (28.0 / (run * size)).powf(1.5).min(16.0);
-        // Lines that a warp's load touches.
-        let lines = |run: f64| (32.0 / run).clamp(1.0, 32.0);
-
-        // Cycles of a thread per input, in f32 multiply-adds. An access to shared memory is worth four.
-        let (sums, operands) = (f64::from(thread_outputs * thread_vectors), f64::from(thread_outputs + thread_vectors));
-        let wide = sum_bytes(problem.dtype) as f64 / 4.0;
-        let slower = if problem.dtype == DType::F64 { machine.flops.f32 / machine.flops.f64 } else { 1.0 };
-        let staged_input = lanes * vectors / threads * (8.0 + 4.0 * lines(input_run));
-        let staged_weights = lanes * outputs / threads * (8.0 + 4.0 * lines(weight_run));
-        let cost = (sums * slower).max(4.0 * wide * operands) + staged_input + staged_weights + 40.0 / depth;
-        let resident = (1024.0 / threads).clamp(1.0, 8.0) * f64::from(machine.multiprocessors);
-        let steps = (c / depth).ceil() * depth;
-        let arithmetic = (tiles / resident).ceil() * steps * resident * threads * cost * 2.0 / machine.flops.f32;
-
-        let input = tiles * vectors * lanes * c * size * slowdown(input_run);
-        let weights = tiles * outputs * lanes * c * size * slowdown(weight_run);
-        let output = tiles * vectors * lanes * outputs * size * slowdown(output_run);
-        // What is read again comes from the second-level cache, about twice as fast.
-        let once = problem.bytes() * slowdown(input_run.min(output_run));
-        let traffic = (once + 0.5 * (input + weights + output - once).max(0.0)) / machine.bytes_per_second;
-        let latency = 3e-6 + 1e-6 * (c / depth).ceil();
-        // An H100 needed 2.3 times as long as modelled for (1,64,64,64) in f32, batch-last.
-        2.3 * (arithmetic.max(traffic) + 0.1 * (arithmetic + traffic)) + latency
+        cost::seconds(self, machine)
     }
 
     fn tiles(&self, n: usize) -> u64 {

@@ -263,8 +263,10 @@ mod tests {
             assert!((1..=KERNELS).contains(&kernels), "{pattern}: {kernels}");
             let best = super::super::choose(&p, &GpuMachine::h100()).unwrap().seconds(&GpuMachine::h100());
             assert!(some.iter().any(|way| matches!(way.choice, Choice::Kernel(_)) && way.seconds == best), "{pattern}");
-            for library in all.iter().filter(|way| matches!(way.choice, Choice::Library(_))) {
-                assert_eq!(some.contains(library), library.seconds <= WITHIN * all[0].seconds, "{pattern} {library}");
+            let libraries = all.iter().filter(|way| matches!(way.choice, Choice::Library(_)));
+            for (rank, library) in libraries.enumerate() {
+                let close = library.seconds <= WITHIN * all[0].seconds;
+                assert_eq!(some.contains(library), close || rank == 0, "{pattern} {library}");
             }
         }
     }
