@@ -76,6 +76,15 @@ def test_numbers_of_vectors_and_autocast(tmp_path):
     assert {record.dtype for record in half} == {"bfloat16"} and half.new == 4
 
 
+def test_layers_that_somebody_sees_are_tuned_one_by_one(tmp_path):
+    model = Model(torch.float32)
+    model.mlp.gate.register_forward_hook(lambda *_: None)
+    found = tune(model, [4], store=tmp_path / "s.txt", **QUICK)
+    assert {record.join for record in found} == {"none"} and len(found) == 4
+    layer = KSLinear(32, 64, "monarch:8,4")
+    assert [r.batch for r in tune(layer, (3, 5), store=tmp_path / "s.txt", **QUICK)] == [3, 5]
+
+
 def test_layers_take_what_was_found(tmp_path, packings):  # noqa: F811
     layer = KSLinear(32, 64, "monarch:8,4", dtype=torch.float64).requires_grad_(False)
     x, store = torch.randn(40, 32, dtype=torch.float64), tmp_path / "s.txt"
@@ -107,6 +116,21 @@ def test_models_that_cannot_be_tuned(tmp_path):
     store = {"store": tmp_path / "s.txt"}
     with pytest.raises(ValueError, match="expected KSLinear layers on one device, found no KSLinear"):
         tune(nn.Linear(2, 2), 1, **store)
+    with pytest.raises(TypeError, match="model: expected an nn.Module, found list"):
+        tune([nn.Linear(2, 2)], 1, **store)
+    small = KSLinear(4, 4, "monarch:2,2")
+    for example, why in [
+        (True, "example: expected an input of the model or numbers of vectors, found True"),
+        (None, "example: expected an input of the model or numbers of vectors, found None"),
+        ("many", "example: expected an input of the model or numbers of vectors, found 'many'"),
+        ([], "example: expected at least one number of vectors, found none"),
+        ([4, -1], "example: expected a whole number from 0 on, found -1"),
+        (0, "a batch of 0"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=why):
+            tune(small, example, **store)
+    with pytest.raises(TypeError, match="dtype: expected one of torch.float16, .* found torch.float8_e5m2"):
+        tune(small.to(torch.float8_e5m2), 1, **store)
     mixed = nn.Sequential(KSLinear(4, 4, "monarch:2,2"), KSLinear(4, 4, "monarch:2,2", device="meta"))
     with pytest.raises(ValueError, match="on one device, found cpu, meta"):
         tune(mixed, 1, **store)
