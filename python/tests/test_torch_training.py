@@ -330,10 +330,12 @@ def test_nothing_is_given_back_while_a_graph_is_captured(learners, capturing, mo
     del layer
     gc.collect()
     assert not _training._learners and any(made in each for each in _engine._dead if isinstance(each, tuple))
+    _engine.give_back()
+    assert _engine._dead
     capturing(False)
-    _engine._dead.clear()
     layer = KSLinear(24, 32, "monarch:4,8", dtype=torch.float64)
     by_engine(layer, x).sum().backward()
+    assert not _engine._dead
     clear_cache()
     assert not _training._learners and not _engine._dead
 

@@ -99,10 +99,16 @@ forgotten: list[Callable[[Tensor | None, bool], None]] = []
 
 
 def lay_aside(gone: Any) -> None:
-    """Takes the last reference to something on a GPU; while a CUDA graph is captured it is kept until the next
-    packing."""
+    """Takes the last reference to something on a GPU; while a CUDA graph is captured it is kept until something is
+    made there anew."""
     if gone and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         _dead.append(gone)
+
+
+def give_back() -> None:
+    """Lets go of what was laid aside, unless a CUDA graph is being captured still."""
+    if _dead and not torch.cuda.is_current_stream_capturing():
+        _dead.clear()
 
 
 def clear_cache(graphs: bool = False) -> None:
@@ -357,7 +363,7 @@ def _pack_cuda(what: Packed, tensors: Sequence[Tensor], capturing: bool) -> Cuda
             "kronsparse: weights cannot be packed while a CUDA graph is captured; run the layer once before, and do "
             "not change its weights in between"
         )
-    _dead.clear()
+    give_back()
     find_libraries()
     return what.pack_cuda(tensors)
 

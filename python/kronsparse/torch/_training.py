@@ -48,6 +48,7 @@ def _learner_of(x: Tensor, weights: Sequence[Tensor], bias: bool, owner: Tensor 
     if found is not None and (owner is None or (found[0] is not None and found[0]() is owner)):
         return found[1]
     find_libraries()
+    _engine.give_back()
     with torch.cuda.device(x.device):
         made = _make(x, shapes, bias)
     with _making:

@@ -24,8 +24,9 @@ def set_cuda_training(way: str) -> None:
     """How a GPU multiplies while gradients of weights are recorded: by PyTorch's own batched products (``"torch"``, the
     default), or by the engine (``"engine"``): in float16, bfloat16 and float32 with weights that are packed on the GPU
     in every step and a kernel for their gradients, otherwise (other dtypes, GPUs before compute capability 8.0,
-    subclasses of ``Tensor`` among x and the weights, compiled models), with weights that are copied to the host and
-    back after each optimizer step.
+    compiled models), with weights that are copied to the host and back after each optimizer step. Kernels are given
+    plain tensors only: where x or a weight is of a subclass, such as ``FakeTensor``, the subclass decides what becomes
+    of the operation; within transforms PyTorch's products are taken in any case.
 
     By the engine every layer has packed copies of its weights and tables of their places on the GPU: about 12 bytes per
     weight in 16-bit types, 16 in float32. A step can be captured into a CUDA graph once it was run, forward and

@@ -162,7 +162,8 @@ class KSLinear(nn.Module):
         * after frozen weights (without ``requires_grad``) on a GPU were changed in place, if ``torch.compile`` has
           recorded CUDA graphs of them (``mode="reduce-overhead"``): the graphs are then recorded again.
           ``load_state_dict`` does it. A graph that you captured by yourself without gradients keeps the weights that it
-          was captured with.
+          was captured with. Where there is one, or one of ``torch.compile``, both move the weights to other memory: a
+          training step that you captured must be captured again then, since it names the old one.
         """
         if not _engine.renew(list(self.factors), self.bias):
             self._forget_packed()
