@@ -429,4 +429,10 @@ def test_the_gated_parts_of_a_model_are_joined():
         assert not made.training and torch.allclose(
             model[at](x), x + expected(made, model[at].norm(x)).float(), atol=1e-5
         )
+    twice = nn.Module()
+    twice.first, twice.list = Block(), nn.ModuleList([Block()])
+    twice.list[0].mlp = twice.first.mlp
+    twice.second = twice.list
+    assert join_gated(twice) == ["first.mlp", "list.0.mlp", "second.0.mlp"]
+    assert twice.first.mlp is twice.second[0].mlp and type(twice.first.mlp) is KSGatedMLP
     assert join_gated(model) == [] and join_gated(nn.Sequential(nn.Linear(2, 2))) == []

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kronsparse.torch import KSLinear, _engine, _training, clear_cache, functional, set_cuda_training
+from kronsparse.torch import KSLinear, _engine, _learning, _training, clear_cache, functional, set_cuda_training
 from kronsparse.torch._ops import weight_gradient
 from kronsparse.torch._products import by_products
 from test_torch_autograd import SMALL, inputs
@@ -33,7 +33,7 @@ class HostLearner:
     def ready(self, n, capturing):
         assert capturing == HostLearner.is_captured
         if capturing and n not in self.prepared:
-            raise RuntimeError("run it once with this number of vectors before")
+            raise ValueError("run it once with this number of vectors before")
         self.prepared.add(n)
 
     @staticmethod
@@ -183,25 +183,31 @@ def negated(tensor):
     return found
 
 
-def test_numbers_that_lie_in_memory_negated(learners):
+#: Both ways of training on a GPU, which work on a CPU with the stand-in.
+WAYS = {"engine": _training.train, "torch": _learning.learn}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_numbers_that_lie_in_memory_negated(way, learners):
     for patterns in (SMALL["lanes"], SMALL["three"]):
         x, weights, bias = inputs(patterns)
         upstream = torch.randn_like(by_products(x, weights, bias))
         everything = [x, bias, *weights]
         wanted = torch.autograd.grad(by_products(x, weights, bias), everything, upstream)
         turned = [negated(tensor).requires_grad_() for tensor in everything]
-        y = _training.train(turned[0], turned[2:], turned[1])
+        y = WAYS[way](turned[0], turned[2:], turned[1])
         assert torch.allclose(y, by_products(x, weights, bias), rtol=1e-12, atol=1e-12)
         for mine, theirs in zip(torch.autograd.grad(y, turned, negated(upstream)), wanted, strict=True):
             assert torch.allclose(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
-def test_gradients_of_gradients_of_what_is_wanted_alone(learners):
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_of_gradients_of_what_is_wanted_alone(way, learners):
     x, weights, bias = inputs(SMALL["three"])
     for at, tensor in enumerate((x, bias, weights[1])):
         mine, theirs = (
             torch.autograd.grad(call(x, weights, bias).pow(3).sum(), [tensor], create_graph=True)[0]
-            for call in (_training.train, by_products)
+            for call in (WAYS[way], by_products)
         )
         assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10), at
         again = [torch.autograd.grad(each.square().sum(), [x, *weights]) for each in (mine, theirs)]
@@ -241,10 +247,12 @@ def test_a_layer_learns_as_it_does_by_pytorch_s_products(learners):
     teacher, layer = (KSLinear(24, 32, "monarch:4,8", dtype=torch.float64) for _ in range(2))
     with torch.no_grad():
         data = [(x, teacher(x)) for x in torch.randn(4, 9, 24, dtype=torch.float64)]
-    other, before = copy.deepcopy(layer), copy.deepcopy(layer)
+    other, third, before = (copy.deepcopy(layer) for _ in range(3))
     losses = trained(layer, by_engine, data)
     expected = trained(other, lambda layer, x: by_products(x, list(layer.factors), layer.bias), data)
     assert losses == pytest.approx(expected, rel=1e-6) and losses[-1] < losses[0] / 2
+    by_torch = trained(third, lambda layer, x: _learning.learn(x, list(layer.factors), layer.bias), data)
+    assert by_torch == pytest.approx(expected, rel=1e-6)
     for mine, theirs, old in zip(layer.parameters(), other.parameters(), before.parameters(), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-6, atol=1e-9) and not torch.allclose(mine, old, atol=1e-3)
     # One learner, for one number of vectors, and one call of each kind in a step.
@@ -292,7 +300,7 @@ def capturing(monkeypatch):
 def test_a_captured_step_needs_a_first_run_and_what_it_names_is_kept(learners, capturing):
     layer, x = KSLinear(24, 32, "monarch:4,8", dtype=torch.float64), torch.randn(3, 24, dtype=torch.float64)
     capturing(True)
-    with pytest.raises(RuntimeError, match="run it once with this number of vectors before"):
+    with pytest.raises(ValueError, match="run it once with this number of vectors before"):
         by_engine(layer, x)
     capturing(False)
     clear_cache(graphs=True)
@@ -300,7 +308,7 @@ def test_a_captured_step_needs_a_first_run_and_what_it_names_is_kept(learners, c
     assert not _training._captured
     capturing(True)
     by_engine(layer, x).sum().backward()
-    with pytest.raises(RuntimeError, match="run it once with this number of vectors before"):
+    with pytest.raises(ValueError, match="run it once with this number of vectors before"):
         by_engine(layer, x[:2])
     # The backward of a forward that was not captured names it too.
     capturing(False)

@@ -66,6 +66,15 @@ def test_layers_are_tuned_for_what_an_example_brings_them_and_alike_ones_once(fo
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_an_example_changes_nothing_in_the_model(tmp_path):
+    model = nn.Sequential(KSLinear(32, 64, "monarch:8,4"), nn.BatchNorm1d(64), nn.Dropout().eval())
+    model[0].register_forward_hook(lambda layer, *_: seen.append(layer.training))
+    seen, before = [], {name: value.clone() for name, value in model.state_dict().items()}
+    tune(model, torch.randn(5, 32), store=tmp_path / "s.txt", **QUICK)
+    assert seen == [False] and [module.training for module in model.modules()] == [True, True, True, True, False]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_numbers_of_vectors_and_autocast(tmp_path):
     model = Model(torch.float32)
     found = tune(model, [1, 8], store=tmp_path / "s.txt", **QUICK)
@@ -131,6 +140,10 @@ def test_models_that_cannot_be_tuned(tmp_path):
             tune(small, example, **store)
     with pytest.raises(TypeError, match="dtype: expected one of torch.float16, .* found torch.float8_e5m2"):
         tune(small.to(torch.float8_e5m2), 1, **store)
+    with pytest.raises(TypeError, match="layer: expected a KSLinear, found Linear"):
+        explain(nn.Linear(2, 2), 1)
+    with pytest.raises(ValueError, match="n: expected a whole number from 0 on, found -1"):
+        explain(KSLinear(4, 4, "monarch:2,2"), -1)
     mixed = nn.Sequential(KSLinear(4, 4, "monarch:2,2"), KSLinear(4, 4, "monarch:2,2", device="meta"))
     with pytest.raises(ValueError, match="on one device, found cpu, meta"):
         tune(mixed, 1, **store)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .. import _tuning
+from .. import _arguments, _tuning
 from .._cuda import find_libraries
 from .._kronsparse import Call, CudaOperator, apply_at, retire_calls, same_at
 from ._packing import Linear, Packed, plain
@@ -377,7 +377,11 @@ if hasattr(torch._C, "_cuda_getCurrentRawStream"):
 
 
 def explain(layer: torch.nn.Module, n: int) -> str:
-    """How a ``KSLinear`` multiplies ``n`` vectors, in words, with what was estimated or measured of it."""
+    """How a ``KSLinear`` multiplies ``n`` vectors, in words, with what was estimated or measured of it. TypeError for
+    another module."""
+    if not hasattr(layer, "factors"):
+        raise TypeError(f"layer: expected a KSLinear, found {type(layer).__name__}")
+    n = _arguments.whole("n", n)
     weights, bias = list(layer.factors), layer.bias
     what, tensors = Linear(len(weights), False), _row(weights, bias)
     device = weights[0].device

@@ -137,14 +137,17 @@ def join_gated(
     contain, such as an activation or a dropout, is gone: ``activation`` takes its place. The parameters are the same,
     under other names.
     """
-    found = []
-    for name, module in model.named_modules():
+    found: list[str] = []
+    # A module may have several names.
+    replaced: dict[int, KSGatedMLP] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         layers = [getattr(module, child, None) for child in (gate, up, down)]
         if name and not isinstance(module, KSGatedMLP) and all(isinstance(layer, KSLinear) for layer in layers):
-            made = KSGatedMLP(*layers, activation)  # type: ignore[arg-type]
-            made.training = module.training
-            found.append((name, made))
-    for name, made in found:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, made)
-    return [name for name, _ in found]
+            made = replaced.get(id(module))
+            if made is None:
+                made = replaced[id(module)] = KSGatedMLP(*layers, activation)  # type: ignore[arg-type]
+                made.training = module.training
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, made)
+            found.append(name)
+    return found

@@ -34,8 +34,8 @@ def tune(
     once.
 
     ``example`` is an input, a tuple of arguments or a dictionary of named ones: the model is run with it once, without
-    gradients, and each layer is tuned for the numbers of vectors and the dtype that it had (autocast included). Or it
-    is a number of vectors, or several, of all layers.
+    gradients and in evaluation mode, and each layer is tuned for the numbers of vectors and the dtype that it had
+    (autocast included). Or it is a number of vectors, or several, of all layers.
 
     The device is that of the model: its GPU, or the CPU with as many threads as PyTorch uses. Only forward passes
     without gradients of weights are tuned. The other arguments, interruptions and errors are as for
@@ -117,7 +117,10 @@ def _met(model: nn.Module, layers: Sequence[KSLinear | KSGatedMLP], example: Any
             found.append(_problem(layer, n, output.dtype))
 
     handles = [layer.register_forward_hook(hook) for layer in layers]
+    # As it is used without gradients; nothing is to learn from the example, such as the means of a normalization.
+    modes = [(module, module.training) for module in model.modules()]
     try:
+        model.eval()
         with torch.no_grad():
             if isinstance(example, Mapping):
                 model(**example)
@@ -126,6 +129,8 @@ def _met(model: nn.Module, layers: Sequence[KSLinear | KSGatedMLP], example: Any
     finally:
         for handle in handles:
             handle.remove()
+        for module, mode in modes:
+            module.training = mode
     if not found:
         raise ValueError("example: expected an input that reaches a KSLinear with at least one vector, found none")
     return found
