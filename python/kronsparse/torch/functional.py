@@ -28,10 +28,11 @@ def set_cuda_training(way: str) -> None:
     plain tensors only: where x or a weight is of a subclass, such as ``FakeTensor``, the subclass decides what becomes
     of the operation; within transforms PyTorch's products are taken in any case.
 
-    By the engine every layer has packed copies of its weights and tables of their places on the GPU: about 12 bytes per
-    weight in 16-bit types, 16 in float32. A step can be captured into a CUDA graph once it was run, forward and
-    backward, with the same number of vectors; each replay reads the weights anew. The copies live as long as the layer;
-    those that a graph may name until ``clear_cache(graphs=True)``.
+    By the engine every layer has packed copies of its weights and tables of their places on the GPU: 12 bytes per
+    weight in 16-bit types, 16 in float32, more where several numbers of vectors ask for several orders. A step can be
+    captured into a CUDA graph once it was run, forward and backward, with the same number of vectors; each replay reads
+    the weights anew. The copies live as long as the layer; those that a graph may name until
+    ``clear_cache(graphs=True)``.
 
     Without gradients, and with gradients of the input only, the engine multiplies in any case.
     """
