@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from . import _kronsparse
+from . import _arguments, _kronsparse
 from ._cuda import find_libraries
 from ._kronsparse import Advice
 from ._types import DTypeLike
@@ -37,11 +35,13 @@ def advise(
 
     A chain of fewer parameters is another matrix: see ``factorize`` for its error. Ctrl-C ends the call at once.
 
-    ValueError for sizes and budgets without a chain, RuntimeError for a GPU that is not there.
+    ValueError for sizes and budgets without a chain, TypeError for arguments of another kind, RuntimeError for a GPU
+    that is not there.
     """
-    batches = [batch] if isinstance(batch, int) else list(batch)
-    share = "..".join(str(float(s)) for s in budget) if isinstance(budget, tuple) else str(float(budget))
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    rows, cols = _arguments.whole("rows", rows, 1), _arguments.whole("cols", cols, 1)
+    max_factors, batches = _arguments.whole("max_factors", max_factors), _arguments.batches(batch)
+    name, share = _arguments.dtype_name(dtype), _arguments.share(budget)
+    device, objective = _arguments.text("device", device), _arguments.text("objective", objective)
     if device.startswith("cuda"):
         find_libraries()
     return _kronsparse.advise(

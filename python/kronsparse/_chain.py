@@ -15,14 +15,14 @@ from ._types import Array, DTypeLike, Generator, PatternsLike
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
-#: Counts how often chains have to be packed anew, since other ways of multiplying were measured to be faster.
-_generation = 0
+#: Another one whenever chains have to be packed anew, since other ways of multiplying were measured to be faster.
+_generation = object()
 
 
 def pack_anew() -> None:
     """Makes every chain pack its weights anew at its next multiplication."""
     global _generation
-    _generation += 1
+    _generation = object()
 
 
 class Chain:
@@ -58,7 +58,7 @@ class Chain:
         self._patterns = tuple(_kronsparse.check_chain([Pattern(*array.shape) for array in arrays]))
         self._lock = threading.Lock()
         #: Packed weights, and the generation that they are of.
-        self._operator: tuple[Operator, int] | None = None
+        self._operator: tuple[Operator, object] | None = None
         self._transposed: Chain | None = None
         # A dtype that cannot be multiplied is refused here, not at the first multiplication.
         _kronsparse.check_dtype(arrays[0])
@@ -155,11 +155,13 @@ class Chain:
 
     def _packed(self) -> Operator:
         packed = self._operator
-        if packed is None or packed[1] != _generation:
+        if packed is None or packed[1] is not _generation:
             with self._lock:
                 packed = self._operator
-                if packed is None or packed[1] != _generation:
-                    packed = self._operator = (self.operator(), _generation)
+                # Before it is packed: what another thread learns meanwhile is for the next time.
+                generation = _generation
+                if packed is None or packed[1] is not generation:
+                    packed = self._operator = (self.operator(), generation)
         return packed[0]
 
     def apply(self, x: Array, out: Array | None = None) -> Array:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from . import _chain, _kronsparse
+from . import _arguments, _chain, _kronsparse
 from ._chain import Chain
 from ._cuda import find_libraries
 from ._kronsparse import Pattern, Tuner, TuningRecord
@@ -104,15 +102,19 @@ def tune(
 
     The file is that of the user (see ``tuning_path``), or ``store``. Each record is in it as soon as it is measured,
     and what is in it is not measured again unless ``again``. Ctrl-C ends the measurement at hand, keeps it, and raises
-    KeyboardInterrupt; pressed twice, it ends at once. ``progress(done, total, problem)`` is called before each problem.
-    Other threads run meanwhile, which makes what is measured slower than it is.
+    KeyboardInterrupt; pressed twice, the call ends at once, and what was begun ends behind it. ``progress(done, total,
+    problem)`` is called before each problem. Other threads run meanwhile, which makes what is measured slower than it
+    is.
 
     From then on this process looks in that file (``use_tuning``): chains and layers are packed anew at their next
     multiplication. Operators that you made by ``Chain.operator`` stay as they are.
 
-    ValueError for a file that is damaged or none of this kind, and for arguments that do not fit, OSError for one that
-    cannot be written, RuntimeError for a GPU that is not there.
+    ValueError for a file that is damaged or none of this kind, and for arguments that do not fit, TypeError for those
+    of another kind, OSError for a file that cannot be written, RuntimeError for a GPU that is not there. A warning says
+    if a file's last line was left out, since whoever wrote it was stopped.
     """
+    if isinstance(chain, str):
+        raise TypeError(f"chain: expected a Chain or patterns, such as parse_chain makes of a text, found {chain!r}")
     if isinstance(chain, Chain):
         patterns, own = chain.patterns, chain.dtype.name
     else:
@@ -120,9 +122,11 @@ def tune(
     if dtype is None and own is None:
         raise ValueError("dtype: expected the element type of a chain that is given by its patterns, found None")
     several = isinstance(dtype, Sequence) and not isinstance(dtype, str)
-    dtypes = [own if each is None else _name(each) for each in (dtype if several else [dtype])]  # type: ignore[union-attr]
-    batches = [batch] if isinstance(batch, int) else list(batch)
-    problems = [Problem(patterns, str(each), n, batch_last, bias, activation, join) for each in dtypes for n in batches]
+    asked = list(dtype) if several else [own if dtype is None else dtype]  # type: ignore[arg-type]
+    if not asked:
+        raise ValueError("dtype: expected at least one element type, found none")
+    dtypes, batches = [_arguments.dtype_name(each) for each in asked], _arguments.batches(batch)
+    problems = [Problem(patterns, each, n, batch_last, bias, activation, join) for each in dtypes for n in batches]
     return measure(lambda: problems, device, threads, caches, seconds, store, again, progress)
 
 
@@ -138,9 +142,13 @@ def measure(
 ) -> Tuning:
     """``tune`` for any problems, each of them once. They are asked for when the file is there: whoever runs a model to
     find them needs one that KRONSPARSE_TUNING names."""
+    device, threads = _arguments.text("device", device), _arguments.whole("threads", threads)
+    progress = _arguments.callback("progress", progress)
     if device != "cpu":
         find_libraries()
-    tuner = Tuner(None if store is None else os.fspath(store))
+    tuner = Tuner(_arguments.path("store", store))
+    if tuner.note is not None:
+        warnings.warn(f"kronsparse: {tuner.note}", stacklevel=3)
     asked = list(dict.fromkeys(problems()))
     records: list[TuningRecord] = []
     new = 0
@@ -165,8 +173,8 @@ def measure(
             records.append(record)
             new += is_new
     finally:
-        # What was measured before an interruption counts as well.
-        if records:
+        # What was measured before an interruption counts as well, and so does what was measured while it came.
+        if records or tuner.added:
             use_tuning(tuner.path)
     return Tuning(tuple(records), new, tuner.path)
 
@@ -194,8 +202,3 @@ def tuning_path() -> Path | None:
 def read_tuning(path: str | os.PathLike[str]) -> list[TuningRecord]:
     """The records of a file, the oldest first, whatever machine they are of. Errors as for ``use_tuning``."""
     return _kronsparse.read_tuning(os.fspath(path))
-
-
-def _name(dtype: Any) -> str:
-    """What the extension calls an element type."""
-    return dtype if isinstance(dtype, str) else np.dtype(dtype).name

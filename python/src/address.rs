@@ -41,7 +41,7 @@ pub(crate) unsafe fn chain_at<T: Packed>(shapes: &[Shape], addresses: &[usize], 
 }
 
 /// Refuses an address that cannot be one: of a tensor whose storage was given up, as some ways of sharding do, or between numbers.
-fn allocated(what: &str, address: usize, alignment: usize) -> PyResult<()> {
+pub(crate) fn allocated(what: &str, address: usize, alignment: usize) -> PyResult<()> {
     if address == 0 {
         return Err(PyValueError::new_err(format!(
             "{what}: expected numbers in memory, found a tensor without storage"
@@ -60,9 +60,13 @@ fn allocated(what: &str, address: usize, alignment: usize) -> PyResult<()> {
 /// # Safety
 ///
 /// As for [`chain_at`], for `rows` numbers.
-pub(crate) unsafe fn bias_at<T: Packed>(address: usize, rows: usize) -> Option<Vec<T>> {
+pub(crate) unsafe fn bias_at<T: Packed>(address: usize, rows: usize) -> PyResult<Option<Vec<T>>> {
+    if address == 0 {
+        return Ok(None);
+    }
+    allocated("a bias", address, align_of::<T>())?;
     // SAFETY: the caller's word.
-    (address != 0).then(|| unsafe { slice::<T>(address, rows) }.to_vec())
+    Ok(Some(unsafe { slice::<T>(address, rows) }.to_vec()))
 }
 
 /// Numbers at an address.
@@ -131,8 +135,12 @@ pub(crate) fn same_at(operator: &Operator, addresses: Vec<usize>) -> bool {
 
 /// [`same_at`] for Rust.
 pub(crate) fn same(operator: &Operator, addresses: &[usize]) -> bool {
+    // A tensor whose storage was given up lies nowhere.
+    if addresses.len() != operator.lengths.len() || addresses.contains(&0) {
+        return false;
+    }
     // SAFETY: the Python package passes the addresses of tensors as large as those that were packed.
-    addresses.len() == operator.lengths.len() && operator.fingerprint == unsafe { fingerprint(operator, addresses) }
+    operator.fingerprint == unsafe { fingerprint(operator, addresses) }
 }
 
 impl Operator {

@@ -206,15 +206,17 @@ impl Call {
         let n = input.vectors;
         match &self.engine {
             Engine::Cpu { operator, .. } => {
-                let y = self.output(torch.empty_cpu.bind(py), &input)?;
-                address::apply_at(py, operator.get(), address_of(x)?, address_of(&y)?, n)?;
+                let Ok((y, at)) = self.output(torch.empty_cpu.bind(py), &input) else { return Ok(None) };
+                let Ok(from) = address_of(x) else { return Ok(None) };
+                address::apply_at(py, operator.get(), from, at, n)?;
                 Ok(Some(y))
             }
             Engine::Cuda { operator, device } => {
                 let Some(gpu) = &torch.gpu else { return Ok(None) };
-                let y = self.output(gpu.empty.bind(py), &input)?;
-                let stream = gpu.stream.bind(py).call1((*device,))?.extract()?;
-                operator.get().apply_at(py, address_of(x)? as u64, address_of(&y)? as u64, n, stream, false)?;
+                let Ok((y, at)) = self.output(gpu.empty.bind(py), &input) else { return Ok(None) };
+                let stream = gpu.stream.bind(py).call1((*device,)).and_then(|stream| stream.extract());
+                let (Ok(from), Ok(stream)) = (address_of(x), stream) else { return Ok(None) };
+                operator.get().apply_at(py, from as u64, at as u64, n, stream, false)?;
                 Ok(Some(y))
             }
         }
@@ -338,9 +340,12 @@ impl Call {
         Ok(Some(Arc::new(Input { is_like_it: is_like_it.map(Bound::unbind), vectors, sizes, strides })))
     }
 
-    /// Memory for the output, in C order.
-    fn output<'py>(&self, empty: &Bound<'py, PyAny>, input: &Input) -> PyResult<Bound<'py, PyAny>> {
-        empty.call1((&input.sizes, &input.strides, &self.dtype))
+    /// Memory for the output, in C order, and its address. An error says that another PyTorch does it in another way, or that there is no
+    /// memory: the long way has its own.
+    fn output<'py>(&self, empty: &Bound<'py, PyAny>, input: &Input) -> PyResult<(Bound<'py, PyAny>, usize)> {
+        let y = empty.call1((&input.sizes, &input.strides, &self.dtype))?;
+        let at = address_of(&y)?;
+        Ok((y, at))
     }
 }
 

@@ -9,7 +9,7 @@ use kronsparse::{Activation, Chain, DType, Error, Join, Layout};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 
-use crate::address::{Shape, bias_at, chain_at};
+use crate::address::{Shape, allocated, bias_at, chain_at};
 use crate::dtype;
 use crate::error::IntoPython;
 use crate::gated::Pair;
@@ -135,7 +135,7 @@ impl CudaOperator {
             // SAFETY: the Python package passes addresses of contiguous tensors of these shapes in host memory.
             let any = of_type!(dtype, T => unsafe {
                 let chain = chain_at::<T>(&shapes, &addresses, adjoint)?;
-                let bias = bias_at::<T>(bias, chain.rows());
+                let bias = bias_at::<T>(bias, chain.rows())?;
                 operator_of(&device, &chain, bias, Activation::None, Join::None)?
             });
             Ok(CudaOperator { any, device, state: Mutex::default() })
@@ -173,6 +173,9 @@ impl CudaOperator {
         if n == 0 {
             return Ok(());
         }
+        // A kernel would write there all the same, and no other could run after it.
+        allocated("x", x as usize, 1)?;
+        allocated("y", y as usize, 1)?;
         // SAFETY: the Python package passes contiguous tensors of this device and its current stream, and PyTorch's
         // streams live as long as the process.
         py.detach(|| unsafe { self.launch(x, y, n, stream, capturing) }).python()
@@ -191,20 +194,26 @@ impl CudaOperator {
     }
 
     /// The numbers of vectors that have been prepared, in no order.
-    fn prepared(&self) -> Vec<usize> {
-        self.state().prepared.iter().copied().collect()
+    fn prepared(&self, py: Python<'_>) -> Vec<usize> {
+        // Another thread may be compiling.
+        py.detach(|| self.state().prepared.iter().copied().collect())
     }
 
     /// Whether multiplying `n` vectors only launches.
     #[pyo3(signature = (n))]
-    fn is_prepared(&self, n: usize) -> bool {
-        self.state().prepared.contains(&n)
+    fn is_prepared(&self, py: Python<'_>, n: usize) -> bool {
+        py.detach(|| self.state().prepared.contains(&n))
     }
 
     /// How `n` vectors are multiplied, in words. Prepares what is missing.
     #[pyo3(signature = (n))]
     fn explain(&self, py: Python<'_>, n: usize) -> PyResult<String> {
-        py.detach(|| each!(&self.any, operator => operator.explain(n, Layout::BatchFirst))).python()
+        py.detach(|| {
+            // What is prepared may move working memory.
+            let _state = self.state();
+            each!(&self.any, operator => operator.explain(n, Layout::BatchFirst))
+        })
+        .python()
     }
 
     fn __repr__(&self) -> String {

@@ -27,7 +27,8 @@ impl Pair {
         let both = Chain::gated(&gate, &up).python()?;
         let rows = gate.rows();
         // SAFETY: the caller's word.
-        let biases = [*gate_bias, *up_bias].map(|at| unsafe { bias_at::<T>(at, rows) });
+        let [gate_bias, up_bias] = [*gate_bias, *up_bias].map(|at| unsafe { bias_at::<T>(at, rows) });
+        let biases = [gate_bias?, up_bias?];
         if biases.iter().all(Option::is_none) {
             return Ok((both, None));
         }

@@ -7,7 +7,7 @@ use kronsparse::cuda::{self, Backward, Device};
 use kronsparse::{ChainPattern, DType, Error, Pattern, Scalar};
 use pyo3::prelude::*;
 
-use crate::address::Shape;
+use crate::address::{Shape, allocated};
 use crate::dtype;
 use crate::error::IntoPython;
 use crate::streams::LastStream;
@@ -55,18 +55,31 @@ impl CudaLearner {
         work: impl FnOnce(&cuda::Stream) -> kronsparse::Result<()>,
     ) -> kronsparse::Result<()> {
         let aligned = addresses.into_iter().fold(0, |all, address| all | address).is_multiple_of(16);
-        if capturing && !each!(&self.any, learner => learner.is_prepared(n, aligned)) {
-            return Err(Error::Unsupported {
-                what: format!("capturing a training step of {n} vectors into a CUDA graph"),
-                why: "nothing can be compiled or allocated during a capture; run it once with this number of vectors before".into(),
-            });
-        }
+        self.refuse_unprepared(n, aligned, capturing)?;
         // The lock keeps other threads away: packed weights are the learner's own.
         let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // SAFETY: the caller's word.
         let queue = unsafe { last.enter(&self.device, stream, capturing) }?;
         work(&queue)
     }
+
+    /// Nothing can be made ready while a stream is captured.
+    fn refuse_unprepared(&self, n: usize, aligned: bool, capturing: bool) -> kronsparse::Result<()> {
+        if !capturing || each!(&self.any, learner => learner.is_prepared(n, aligned)) {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: format!("capturing a training step of {n} vectors into a CUDA graph"),
+            why:
+                "nothing can be compiled or allocated during a capture; run it once with this number of vectors before"
+                    .into(),
+        })
+    }
+}
+
+/// Refuses arrays without memory, to which kernels would write all the same.
+fn all_allocated(what: &str, addresses: impl IntoIterator<Item = u64>) -> PyResult<()> {
+    addresses.into_iter().try_for_each(|address| allocated(what, address as usize, 1))
 }
 
 fn learner<T: Scalar>(device: &Device, pattern: &ChainPattern, bias: bool) -> PyResult<cuda::Learner<T>> {
@@ -99,10 +112,14 @@ impl CudaLearner {
     }
 
     /// Numbers in float32 that `backward_at` needs for `n` vectors, in arrays whose addresses are all multiples of 16 if `aligned`. Compiles and
-    /// allocates what is missing for them.
-    #[pyo3(signature = (n, aligned))]
-    fn parts_len(&self, py: Python<'_>, n: usize, aligned: bool) -> PyResult<usize> {
-        py.detach(|| each!(&self.any, learner => learner.parts_len(n, aligned))).python()
+    /// allocates what is missing for them, which is refused if a stream is being captured (`capturing`).
+    #[pyo3(signature = (n, aligned, capturing))]
+    fn parts_len(&self, py: Python<'_>, n: usize, aligned: bool, capturing: bool) -> PyResult<usize> {
+        py.detach(|| {
+            self.refuse_unprepared(n, aligned, capturing)?;
+            each!(&self.any, learner => learner.parts_len(n, aligned))
+        })
+        .python()
     }
 
     /// How `n` vectors are multiplied and gradients computed, in words. Prepares what is missing.
@@ -126,6 +143,11 @@ impl CudaLearner {
         stream: usize,
         capturing: bool,
     ) -> PyResult<()> {
+        if n > 0 {
+            all_allocated("a weight", weights.iter().copied())?;
+            all_allocated("x", [x])?;
+            all_allocated("an output", outputs.iter().copied())?;
+        }
         let addresses = outputs.iter().copied().chain([x]);
         // SAFETY: the Python package passes contiguous tensors of this device and its current stream, and PyTorch's streams live as long
         // as the process; this stream waits for the one that used the packed weights last.
@@ -159,6 +181,13 @@ impl CudaLearner {
         stream: usize,
         capturing: bool,
     ) -> PyResult<()> {
+        if n > 0 {
+            all_allocated("a weight", weights.iter().copied())?;
+            all_allocated("the gradient", [gradient])?;
+            let wanted = inputs.iter().zip(&weight_gradients).filter(|&(_, &found)| found != 0);
+            all_allocated("the input of a factor whose weights have a gradient", wanted.map(|(&input, _)| input))?;
+            all_allocated("hidden", hidden.into_iter().take(weights.len().saturating_sub(1)))?;
+        }
         let what = Backward {
             weights: &weights,
             inputs: &inputs,

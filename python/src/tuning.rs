@@ -1,6 +1,7 @@
 //! Tuning: problems measured one at a time, their records as objects, and the store in which this process looks them up.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use kronsparse::cuda::timing::Caches;
@@ -183,6 +184,8 @@ fn title(problem: &ChainProblem) -> String {
 #[pyclass(frozen, module = "kronsparse._kronsparse")]
 pub(crate) struct Tuner {
     store: Arc<Mutex<Store>>,
+    /// How many records were added to it.
+    added: Arc<AtomicUsize>,
 }
 
 impl Tuner {
@@ -208,7 +211,7 @@ impl Tuner {
             ));
         };
         let store = py.detach(|| Store::open(&path)).python()?;
-        Ok(Tuner { store: Arc::new(Mutex::new(store)) })
+        Ok(Tuner { store: Arc::new(Mutex::new(store)), added: Arc::default() })
     }
 
     /// The file.
@@ -221,6 +224,12 @@ impl Tuner {
     #[getter]
     fn note(&self) -> Option<String> {
         self.store().note().map(str::to_owned)
+    }
+
+    /// How many records this object has added, those of calls that were interrupted included.
+    #[getter]
+    fn added(&self) -> usize {
+        self.added.load(Ordering::Acquire)
     }
 
     /// The record of a problem, and whether it was measured now: it is unless the file has it, or if `again`. It is in the file when
@@ -262,8 +271,14 @@ impl Tuner {
             return Err(PyValueError::new_err(format!("seconds: expected 0 to 3600, found {seconds}")));
         }
         let bench = Bench { place: Place::of_name(device, false)?, threads, cold, seconds };
-        let store = self.store.clone();
-        let work = move || pool::run(|| bench.record(&store, problem, again));
+        let (store, added) = (self.store.clone(), self.added.clone());
+        let work = move || {
+            let found = pool::run(|| bench.record(&store, problem, again));
+            if matches!(found, Ok((_, true))) {
+                added.fetch_add(1, Ordering::Release);
+            }
+            found
+        };
         let (record, new) = interruptible(py, Interrupted::Finishes, work)?.python()?;
         Ok((TuningRecord(record), new))
     }

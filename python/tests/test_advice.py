@@ -62,6 +62,30 @@ def test_wrong_arguments_name_what_was_expected(wrong, why):
         ks.advise(**{"rows": 64, "cols": 64, "batch": 8, "dtype": "float32", **wrong})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"rows": 0}, "rows: expected a whole number from 1 on, found 0"),
+        ({"cols": -4}, "cols: expected a whole number from 1 on, found -4"),
+        ({"rows": 64.0}, "rows: expected a whole number, found 64.0 of type float"),
+        ({"batch": "many"}, "batch: expected a whole number, found 'many'"),
+        ({"batch": [8, -1]}, "batch: expected a whole number from 0 on, found -1"),
+        ({"max_factors": -1}, "max_factors: expected a whole number from 0 on, found -1"),
+        ({"dtype": None}, "dtype: expected a NumPy element type or its name, found None"),
+        ({"dtype": "float12"}, "dtype: expected float16, .* found float12"),
+        ({"budget": "half"}, "budget: expected a share of the parameters, .* found 'half'"),
+        ({"budget": (0.1, 0.2, 0.3)}, r"budget: expected a share of the parameters, .* found \(0.1, 0.2, 0.3\)"),
+        ({"device": 0}, "device: expected a text, found 0 of type int"),
+        ({"objective": None}, "objective: expected a text, found None"),
+    ],
+)
+def test_arguments_of_another_kind_or_size_are_named(wrong, why):
+    with pytest.raises((ValueError, TypeError), match=why):
+        ks.advise(**{"rows": 64, "cols": 64, "batch": 8, "dtype": "float32", **wrong})
+    same = ks.advise(np.int64(64), 64, np.int32(8), budget=[0.1, 0.5], max_factors=2)
+    assert same == ks.advise(64, 64, 8, budget=(0.1, 0.5), max_factors=2)
+
+
 def test_a_gpu_that_is_not_there_is_a_runtime_error():
     with pytest.raises(RuntimeError):
         ks.advise(64, 64, 8, device="cuda:99")
@@ -102,3 +126,13 @@ def test_advice_for_a_model():
     assert advise(model, 2048, dtype=torch.bfloat16, max_factors=2)["0"].dtype == "bfloat16"
     with pytest.raises(ValueError, match="layer 0: .*13"):
         advise(nn.Sequential(nn.Linear(13, 17)), 8, budget=0.01, low_rank=False)
+    with pytest.raises(TypeError, match="model: expected an nn.Module, found list"):
+        advise([model], 8)
+    with pytest.raises(TypeError, match="dtype: expected one of torch.float16, .* found 'float16'"):
+        advise(model, 8, dtype="float16")
+    with pytest.raises(TypeError, match="layer 0: dtype: expected one of torch.float16, .* found torch.float8_e5m2"):
+        advise(nn.Sequential(nn.Linear(64, 64).to(torch.float8_e5m2)), 8)
+    with pytest.raises(TypeError, match="layer 0: budget: expected a share"):
+        advise(model, 8, budget="half")
+    with pytest.raises(ValueError, match="batch: expected at least one number of vectors, found none"):
+        advise(model, [])

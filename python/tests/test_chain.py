@@ -7,6 +7,7 @@ import kronsparse as ks
 import numpy as np
 import pytest
 from chains import CHAINS, DTYPES, assert_close, dense, dtype_of, numbers, wide
+from kronsparse import _chain
 
 
 def random_chain(rng, patterns, dtype=np.float64):
@@ -32,6 +33,25 @@ def test_products_are_those_of_numpy(rng, patterns, name):
     vector = numbers(rng, (cols,), dtype)
     assert_close(chain @ vector, matrix @ wide(vector), chain)
     assert_close(np.asarray(chain), matrix, chain)
+
+
+def test_what_was_measured_while_a_chain_is_packed_is_not_missed(rng, monkeypatch):
+    chain, packed = random_chain(rng, CHAINS["monarch"]), []
+    real = chain.operator
+
+    def operator():
+        made = real()
+        if not packed:
+            # Another thread has measured something, after this one has looked.
+            _chain.pack_anew()
+        packed.append(made)
+        return made
+
+    monkeypatch.setattr(chain, "operator", operator)
+    x = numbers(rng, (3, 64), chain.dtype)
+    for _ in range(3):
+        assert_close(chain.apply(x), wide(x) @ dense(list(chain.weights)).T, chain)
+    assert len(packed) == 2 and chain._packed() is packed[1]
 
 
 def test_leading_dimensions_and_strides(rng):

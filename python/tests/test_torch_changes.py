@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kronsparse.torch import _engine, clear_cache
+from kronsparse.torch import _engine, _packing, clear_cache
+from kronsparse.torch._packing import Linear
 from torch import nn
 from torch_tools import dense, layer_of, packings  # noqa: F401
 
@@ -202,3 +203,81 @@ def test_the_number_of_threads_is_torch_s(layer, x, packings):  # noqa: F811
         assert [arguments[-1] for arguments in packings] == [1, 2]
     finally:
         torch.set_num_threads(before)
+
+
+def test_refreshing_forgets_all_that_depends_on_the_weights(layer, x):
+    clear_cache()
+    layer.requires_grad_(False)
+    layer(x)
+    first, last = layer.factors
+    # What a backward pass on a GPU packs: one factor, its adjoint; what autocast casts, and what is packed of that.
+    _engine.multiply_cpu(x, Linear(1, False), [last], True)
+    _engine.multiply_cpu(torch.randn(3, 96, dtype=torch.float64), Linear(1, True), [first], True)
+    rounded = _engine.cast_kept(last, torch.float32)
+    _engine.multiply_cpu(x.float(), Linear(1, False), [rounded], True)
+    assert len(_engine._cache) == 4 and len(_engine._casts) == 1 and layer._call is not None
+    told = []
+    _engine.forgotten.append(lambda tensor, graphs: told.append((tensor, graphs)))
+    try:
+        layer.refresh()
+    finally:
+        _engine.forgotten.pop()
+    assert not _engine._cache and not _engine._casts
+    assert layer._call.run(x, layer.factors._parameters, layer._parameters) is None
+    for parameter in layer.parameters():
+        assert any(tensor is parameter and not graphs for tensor, graphs in told)
+    assert agrees(layer, x)
+
+
+def meanwhile(monkeypatch, work):
+    """What another thread does after the weights were read, and before what was made of them is kept: once."""
+    real, left = _packing.pack_at, [work]
+
+    def pack(*arguments):
+        packed = real(*arguments)
+        if left:
+            left.pop()()
+        return packed
+
+    monkeypatch.setattr(_packing, "pack_at", pack)
+
+
+@pytest.mark.parametrize("how", ["clear_cache", "refresh"])
+def test_what_was_forgotten_while_it_was_packed_is_not_kept(layer, x, how, monkeypatch):
+    clear_cache()
+    layer.requires_grad_(False)
+    meanwhile(monkeypatch, clear_cache if how == "clear_cache" else layer.refresh)
+    assert agrees(layer, x)
+    assert not _engine._cache and layer._call is None
+    assert agrees(layer, x) and len(_engine._cache) == 1
+
+
+def test_weights_that_change_while_they_are_packed_are_packed_again(layer, x, monkeypatch):
+    clear_cache()
+    layer.requires_grad_(False)
+    # One number, which the sample of numbers does not see.
+    meanwhile(monkeypatch, lambda: layer.factors[0][0, 1, 2, 3].add_(1))
+    layer(x)
+    assert agrees(layer, x)
+
+
+def test_a_short_way_of_what_was_forgotten_meanwhile_is_not_taken(layer, x, monkeypatch):
+    layer.requires_grad_(False)
+    real = _engine.Call
+    monkeypatch.setattr(_engine, "Call", lambda *given: (clear_cache(), real(*given))[1])
+    assert agrees(layer, x) and layer._call is None
+    monkeypatch.undo()
+    assert agrees(layer, x) and layer._call is not None
+
+
+@pytest.mark.parametrize("which", ["x", "factors.0", "bias"])
+def test_tensors_without_storage_are_refused(layer, x, which):
+    layer.requires_grad_(False)
+    layer(x)
+    tensor = x if which == "x" else dict(layer.named_parameters())[which]
+    tensor.data.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="expected numbers in memory, found a tensor"):
+        layer(x)
+    with pytest.raises(ValueError, match="expected numbers in memory, found a tensor"):
+        # Nothing is known of these.
+        _engine.multiply_cpu(x, Linear(2, False), [*layer.factors, layer.bias], False)

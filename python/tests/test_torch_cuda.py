@@ -14,16 +14,7 @@ torch = pytest.importorskip("torch")
 
 import kronsparse as ks
 from chains import CHAINS
-from kronsparse.torch import (
-    KSLinear,
-    _engine,
-    clear_cache,
-    convert,
-    explain,
-    functional,
-    heal,
-    set_cuda_training,
-)
+from kronsparse.torch import KSLinear, _engine, _training, clear_cache, convert, explain, functional, heal
 from torch import nn
 from torch_tools import FLOATS, dense, layer_of
 
@@ -144,9 +135,9 @@ def test_changed_weights_are_noticed():
 @pytest.fixture(params=["torch", "engine"])
 def way(request):
     """Both ways of training on a GPU."""
-    set_cuda_training(request.param)
+    functional.set_cuda_training(request.param)
     yield request.param
-    set_cuda_training("torch")
+    functional.set_cuda_training("torch")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -186,7 +177,6 @@ def test_gradients_by_kernels(name, dtype, way):
                 assert mine.dtype == dtype and error(mine, theirs) < 4 * len(given) * TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("way", ["engine"], indirect=True)
 def test_a_captured_training_step_sees_new_weights(way):
     layer = KSLinear(1024, 1024, "monarch:32,32", device="cuda", dtype=torch.bfloat16)
     x = torch.randn(500, 1024, device="cuda", dtype=torch.bfloat16, requires_grad=True)
@@ -201,15 +191,23 @@ def test_a_captured_training_step_sees_new_weights(way):
     with torch.cuda.graph(graph):
         y = layer(x)
         found = torch.autograd.grad(y, given, upstream)
+    # What the graph names is kept, and nobody else works there.
+    clear_cache()
+    layer.refresh()
+    gc.collect()
+    assert bool(_training._captured) == (way == "engine") and not _training._learners
     for _ in range(3):
         with torch.no_grad():
             for tensor in given:
                 tensor.copy_(torch.randn_like(tensor))
         graph.replay()
         again = layer(x)
-        assert torch.equal(y, again)
-        for mine, theirs in zip(found, torch.autograd.grad(again, given, upstream)):
-            assert torch.equal(mine, theirs)
+        for mine, theirs in zip([y, *found], [again, *torch.autograd.grad(again, given, upstream)]):
+            # The engine's sums have one order; those of PyTorch's libraries may depend on their working memory.
+            assert torch.equal(mine, theirs) if way == "engine" else error(mine, theirs) < TOLERANCE[x.dtype]
+    del graph
+    clear_cache(graphs=True)
+    assert not _training._captured
 
 
 def test_gradients_of_the_input_alone_are_the_engine_s():

@@ -192,6 +192,51 @@ def test_hooks_see_the_layers():
     assert torch.allclose(mlp(x), before) and seen == [(3, 96)]
 
 
+def watched(monkeypatch, mlp, seen):
+    """Ways in which somebody comes to see the calls of gate or up; each gives what undoes it."""
+    from torch.nn.modules import module
+
+    def own(name, forward):
+        layer = getattr(mlp, name)
+        layer.forward = forward
+        return lambda: layer.__dict__.pop("forward")
+
+    def of_the_class():
+        real = KSLinear.forward
+        monkeypatch.setattr(KSLinear, "forward", lambda self, x: (seen.append(self), real(self, x))[1])
+        return lambda: monkeypatch.setattr(KSLinear, "forward", real)
+
+    add = lambda layer, *_: seen.append(layer)  # noqa: E731
+    yield lambda: own("gate", lambda x: (seen.append(mlp.gate), KSLinear.forward(mlp.gate, x))[1])
+    yield lambda: own("up", lambda x: (seen.append(mlp.up), KSLinear.forward(mlp.up, x))[1])
+    yield of_the_class
+    yield lambda: mlp.gate.register_forward_hook(add).remove
+    yield lambda: mlp.up.register_forward_pre_hook(add).remove
+    yield lambda: module.register_module_forward_hook(add).remove
+    yield lambda: module.register_module_forward_pre_hook(add).remove
+    yield lambda: mlp.up.register_full_backward_hook(add).remove
+    yield lambda: module.register_module_full_backward_hook(add).remove
+
+
+def test_the_joined_way_skips_nobody_who_has_to_see_the_layers(monkeypatch, joined):
+    mlp, seen = mlp_of(dtype=torch.float64).requires_grad_(False), []
+    x = torch.randn(3, 64, dtype=torch.float64)
+    before = mlp(x)
+    assert len(joined) == 1
+    functional_gated = functional.ks_gated
+    calls = []
+    monkeypatch.setattr("kronsparse.torch.gated.ks_gated", lambda *a: (calls.append(1), functional_gated(*a))[1])
+    for at, watch in enumerate(watched(monkeypatch, mlp, seen)):
+        seen.clear()
+        undo = watch()
+        assert mlp._is_watched() and torch.allclose(mlp(x), before), at
+        # Hooks of gradients have none to see here; the layers are called all the same.
+        assert at >= 7 or any(layer in (mlp.gate, mlp.up) for layer in seen), at
+        assert not calls
+        undo()
+        assert not mlp._is_watched() and torch.allclose(mlp(x), before) and calls.pop(), at
+
+
 def test_state_dict_copies_and_files():
     mlp, other = mlp_of(bias=True), mlp_of(bias=True)
     state = mlp.state_dict()
@@ -336,6 +381,24 @@ def test_wrong_arguments_name_what_was_expected_and_found():
             functional.ks_gated(torch.randn(3, 64), gate, up, None, torch.zeros(64))
         with pytest.raises(ValueError, match="activation: expected one of"):
             functional.ks_gated(torch.randn(3, 64), gate, up, activation="tanh")
+        x = torch.randn(3, 64)
+        lanes = [torch.randn(2, 3, 2, 16)]
+        assert functional.ks_gated(x, lanes, up).shape == (3, 96)
+        sizes = r"up: expected \(in_features, out_features\) = \(64, 96\) as of gate, found \(64, 1\)"
+        for first in (gate, lanes):
+            # One number for all outputs: PyTorch would spread it.
+            with pytest.raises(ValueError, match=sizes):
+                functional.ks_gated(x, first, [torch.randn(1, 1, 64, 1)])
+        with pytest.raises(ValueError, match=r"found \(96, 64\)"):
+            functional.ks_gated(x, gate, list(mlp.down.factors))
+        with pytest.raises(ValueError, match="gate: expected at least one factor, found none"):
+            functional.ks_gated(x, [], up)
+        with pytest.raises(ValueError, match="up: expected at least one factor, found none"):
+            functional.ks_gated(x, gate, [])
+        with pytest.raises(ValueError, match=r"up\[0\]: expected a shape \(a, b, c, d\), found \(96, 64\)"):
+            functional.ks_gated(x, gate, [torch.randn(96, 64)])
+        with pytest.raises(ValueError, match=r"up\[1\]: expected a factor with 32 rows, as many as up\[0\]"):
+            functional.ks_gated(x, gate, [torch.randn(4, 24, 8, 1), torch.randn(1, 24, 64, 1)])
         with pytest.raises(ValueError, match="up: expected factors of shapes"):
             gated(torch.randn(3, 64), gate, up[::-1], None, None, "silu")
 
@@ -366,4 +429,10 @@ def test_the_gated_parts_of_a_model_are_joined():
         assert not made.training and torch.allclose(
             model[at](x), x + expected(made, model[at].norm(x)).float(), atol=1e-5
         )
+    twice = nn.Module()
+    twice.first, twice.list = Block(), nn.ModuleList([Block()])
+    twice.list[0].mlp = twice.first.mlp
+    twice.second = twice.list
+    assert join_gated(twice) == ["first.mlp", "list.0.mlp", "second.0.mlp"]
+    assert twice.first.mlp is twice.second[0].mlp and type(twice.first.mlp) is KSGatedMLP
     assert join_gated(model) == [] and join_gated(nn.Sequential(nn.Linear(2, 2))) == []

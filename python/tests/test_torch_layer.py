@@ -13,6 +13,7 @@ import kronsparse as ks
 from chains import CHAINS
 from kronsparse.torch import KSLinear, functional
 from torch import nn
+from torch.utils._pytree import tree_map
 from torch_tools import FLOATS, close, dense, layer_of
 
 
@@ -293,3 +294,44 @@ def test_the_reference_implementation_s_order():
         KSLinear.from_application_order(patterns[::-1], weights)
     with pytest.raises(ValueError, match="one tensor for each of 3 patterns, found 2"):
         KSLinear.from_application_order(patterns[::-1], weights[:2])
+
+
+class Seen(torch.Tensor):
+    """A tensor around another one, which lists the operations that it is given to."""
+
+    calls: list[str] = []
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, inner):
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        cls.calls.append(func.name())
+        return func(*tree_map(lambda t: t.inner if isinstance(t, Seen) else t, args), **(kwargs or {}))
+
+
+def test_a_subclass_of_tensors_sees_the_operation_among_the_weights_too():
+    layer = layer_of(dtype=torch.float64).requires_grad_(False)
+    x, weights = torch.randn(3, 64, dtype=torch.float64), list(layer.factors)
+    expected = layer(x)
+    for given in ((Seen(x), weights), (x, [weights[0], Seen(weights[1])])):
+        Seen.calls.clear()
+        found = functional.ks_linear(*given, layer.bias)
+        assert Seen.calls == ["kronsparse::apply"] and torch.equal(found, expected)
+
+
+def test_factors_that_do_not_go_together_are_refused_wherever_it_is_computed():
+    x = torch.randn(3, 64)
+    wrong = [torch.randn(1, 8, 4, 12), torch.randn(4, 6, 16, 1)]
+    message = r"weights\[1\]: expected a factor with 48 rows, as many as weights\[0\] has columns, found .* with 24"
+    empty = [torch.randn(1, 8, 4, 12), torch.randn(4, 12, 0, 1)]
+    ways = (lambda x, w: functional.ks_linear(x, w), torch.func.vmap(functional.ks_linear, in_dims=(0, None)))
+    for way in ways:
+        with pytest.raises(ValueError, match=message):
+            way(x, wrong)
+        with pytest.raises(ValueError, match=r"weights\[1\]: expected at least one number along each axis"):
+            way(x[:, :0], empty)

@@ -239,3 +239,36 @@ def test_a_pytorch_without_the_private_names_takes_the_long_way(monkeypatch):
     monkeypatch.setattr(_engine, "Call", missing)
     layer, x = ready(), torch.randn(4, 64)
     assert layer._call is None and torch.allclose(layer(x), expected(layer, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "short"),
+    [
+        # Without guards every question is asked.
+        ("del guards.TensorGuards", True),
+        ("guards.TensorGuards = None", True),
+        ("guards.TensorGuards = lambda *a, **k: object()", True),
+        # The rest is the long way.
+        ("del guards._empty_strided_cpu", False),
+        ("guards._empty_strided_cpu = lambda *a: None", False),
+        ("del torch._C._is_any_autocast_enabled", False),
+        ("torch._C._is_any_autocast_enabled = None", False),
+    ],
+)
+def test_a_pytorch_that_lacks_what_is_not_public_computes_the_same(change, short):
+    program = """
+        import sys, torch
+        import torch._dynamo
+        guards = torch._C._dynamo.guards
+        from kronsparse.torch import KSLinear
+        exec(sys.argv[1])
+        layer = KSLinear(64, 64, "monarch:8,8", dtype=torch.float64).requires_grad_(False)
+        x = torch.randn(5, 64, dtype=torch.float64)
+        for _ in range(5):
+            expected = torch.nn.functional.linear(x, layer.to_dense(), layer.bias)
+            assert torch.allclose(layer(x), expected, rtol=1e-10, atol=1e-12)
+        taken = layer._call is not None and layer._call.run(x, layer.factors._parameters, layer._parameters) is not None
+        assert taken == (sys.argv[2] == "True")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), change, str(short)]
+    subprocess.run(command, check=True, timeout=120)

@@ -66,6 +66,15 @@ def test_layers_are_tuned_for_what_an_example_brings_them_and_alike_ones_once(fo
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_an_example_changes_nothing_in_the_model(tmp_path):
+    model = nn.Sequential(KSLinear(32, 64, "monarch:8,4"), nn.BatchNorm1d(64), nn.Dropout().eval())
+    model[0].register_forward_hook(lambda layer, *_: seen.append(layer.training))
+    seen, before = [], {name: value.clone() for name, value in model.state_dict().items()}
+    tune(model, torch.randn(5, 32), store=tmp_path / "s.txt", **QUICK)
+    assert seen == [False] and [module.training for module in model.modules()] == [True, True, True, True, False]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_numbers_of_vectors_and_autocast(tmp_path):
     model = Model(torch.float32)
     found = tune(model, [1, 8], store=tmp_path / "s.txt", **QUICK)
@@ -74,6 +83,15 @@ def test_numbers_of_vectors_and_autocast(tmp_path):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = tune(model, torch.randn(2, 3, 32), store=tmp_path / "s.txt", **QUICK)
     assert {record.dtype for record in half} == {"bfloat16"} and half.new == 4
+
+
+def test_layers_that_somebody_sees_are_tuned_one_by_one(tmp_path):
+    model = Model(torch.float32)
+    model.mlp.gate.register_forward_hook(lambda *_: None)
+    found = tune(model, [4], store=tmp_path / "s.txt", **QUICK)
+    assert {record.join for record in found} == {"none"} and len(found) == 4
+    layer = KSLinear(32, 64, "monarch:8,4")
+    assert [r.batch for r in tune(layer, (3, 5), store=tmp_path / "s.txt", **QUICK)] == [3, 5]
 
 
 def test_layers_take_what_was_found(tmp_path, packings):  # noqa: F811
@@ -107,6 +125,25 @@ def test_models_that_cannot_be_tuned(tmp_path):
     store = {"store": tmp_path / "s.txt"}
     with pytest.raises(ValueError, match="expected KSLinear layers on one device, found no KSLinear"):
         tune(nn.Linear(2, 2), 1, **store)
+    with pytest.raises(TypeError, match="model: expected an nn.Module, found list"):
+        tune([nn.Linear(2, 2)], 1, **store)
+    small = KSLinear(4, 4, "monarch:2,2")
+    for example, why in [
+        (True, "example: expected an input of the model or numbers of vectors, found True"),
+        (None, "example: expected an input of the model or numbers of vectors, found None"),
+        ("many", "example: expected an input of the model or numbers of vectors, found 'many'"),
+        ([], "example: expected at least one number of vectors, found none"),
+        ([4, -1], "example: expected a whole number from 0 on, found -1"),
+        (0, "a batch of 0"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=why):
+            tune(small, example, **store)
+    with pytest.raises(TypeError, match="dtype: expected one of torch.float16, .* found torch.float8_e5m2"):
+        tune(small.to(torch.float8_e5m2), 1, **store)
+    with pytest.raises(TypeError, match="layer: expected a KSLinear, found Linear"):
+        explain(nn.Linear(2, 2), 1)
+    with pytest.raises(ValueError, match="n: expected a whole number from 0 on, found -1"):
+        explain(KSLinear(4, 4, "monarch:2,2"), -1)
     mixed = nn.Sequential(KSLinear(4, 4, "monarch:2,2"), KSLinear(4, 4, "monarch:2,2", device="meta"))
     with pytest.raises(ValueError, match="on one device, found cpu, meta"):
         tune(mixed, 1, **store)

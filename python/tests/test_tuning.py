@@ -75,6 +75,12 @@ def test_nothing_is_measured_twice_unless_that_is_asked_for(tmp_path):
     assert len(records(store)) == 8
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    options = {"dtype": "f32", "store": tmp_path / "store.txt", **QUICK}
+    assert [record.batch for record in ks.tune(PATTERNS, np.int64(3), **options)] == [3]
+    assert [record.batch for record in ks.tune(PATTERNS, np.array([3, 5]), **options)] == [3, 5]
+
+
 def test_the_user_s_file_is_where_results_go(tmp_path):
     assert ks.tuning_path() == tmp_path / "user.txt"
     assert ks.tune(PATTERNS, 1, dtype="f64", **QUICK).store == tmp_path / "user.txt" and ks.tuning_path().exists()
@@ -127,6 +133,8 @@ def test_a_damaged_file_is_refused_with_the_library_s_sentence(tmp_path):
     # A line that somebody was stopped in is left out.
     store.write_text(good[:-10])
     assert len(ks.read_tuning(store)) == 1
+    with pytest.warns(UserWarning, match="kronsparse: .*store.txt: the last line is left out"):
+        assert ks.tune(PATTERNS, [1, 2], dtype="f32", store=store, **QUICK).new == 1
     with pytest.raises(FileNotFoundError, match="nowhere.txt"):
         ks.use_tuning(tmp_path / "nowhere.txt")
     with pytest.raises(OSError, match="store.txt"):
@@ -143,12 +151,28 @@ def test_wrong_arguments_name_what_was_expected_and_found(tmp_path, monkeypatch)
         ({"device": "h100"}, "device: expected cpu, cuda or cuda:N, found h100"),
         ({"caches": "hot"}, "caches: expected cold or warm, found hot"),
         ({"seconds": -1.0}, "seconds: expected 0 to 3600, found -1"),
+        ({"batch": -3}, "batch: expected a whole number from 0 on, found -3"),
+        ({"batch": [4, 2.5]}, "batch: expected a whole number, found 2.5 of type float"),
+        ({"batch": True}, "batch: expected a whole number, found True of type bool"),
+        ({"batch": "8"}, "batch: expected a whole number, found '8' of type str"),
+        ({"batch": 2**64}, "batch: expected a whole number from 0 on, found 18446744073709551616"),
+        ({"batch": []}, "batch: expected at least one number of vectors, found none"),
+        ({"dtype": []}, "dtype: expected at least one element type, found none"),
+        ({"dtype": 5}, "dtype: expected a NumPy element type or its name, found 5 of type int"),
+        ({"dtype": ["f32", None]}, "dtype: expected a NumPy element type or its name, found None"),
+        ({"threads": -1}, "threads: expected a whole number from 0 on, found -1"),
+        ({"threads": 1.5}, "threads: expected a whole number, found 1.5"),
+        ({"device": 0}, "device: expected a text, found 0 of type int"),
+        ({"store": 5}, "store: expected a path, found 5 of type int"),
+        ({"progress": 5}, "progress: expected a function or None, found 5 of type int"),
     ]:
         options = {"batch": 1, "dtype": "f32", "store": store, **QUICK, **wrong}
         with pytest.raises((ValueError, TypeError), match=why):
             ks.tune(PATTERNS, **options)
     with pytest.raises(ValueError, match="dtype: expected the element type of a chain that is given by its patterns"):
         ks.tune(PATTERNS, 1, store=store)
+    with pytest.raises(TypeError, match="chain: expected a Chain or patterns, .* found 'monarch:8,4'"):
+        ks.tune("monarch:8,4", 1, dtype="f32", store=store)
     assert not records(store)
     monkeypatch.setenv("KRONSPARSE_TUNING", "off")
     assert ks.tuning_path() is None
@@ -213,6 +237,28 @@ def test_ctrl_c_loses_nothing(tmp_path):
     assert known == 3 + len(begun) - 1 < 40
     out, _, code = run(TUNE, store, 0.001)
     assert code == 0 and out.splitlines()[-1] == f"new {40 - known}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_ctrl_c_during_the_first_problem_loses_nothing(tmp_path):
+    program = """
+        import sys, time, kronsparse as ks
+        try:
+            ks.tune(ks.monarch(64, 32, 8, 4), [7, 8], dtype="f32", store=sys.argv[1], seconds=0.3, caches="warm",
+                    progress=lambda *_: print("begun", flush=True))
+        except KeyboardInterrupt:
+            chain = ks.Chain.random(ks.monarch(64, 32, 8, 4), "float32")
+            print("measured" in chain.operator().explain(7), len(ks.read_tuning(sys.argv[1])), flush=True)
+    """
+    store = tmp_path / "store.txt"
+    command = [sys.executable, "-c", textwrap.dedent(program), str(store)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.1)
+    assert process.poll() is None and not records(store)
+    process.send_signal(signal.SIGINT)
+    # The process that was interrupted takes what it has measured.
+    assert process.communicate(timeout=60)[0] == "True 1\n" and process.returncode == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")

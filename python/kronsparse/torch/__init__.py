@@ -2,7 +2,7 @@
 
 CPU tensors are multiplied by the Rust engine where they lie; CUDA tensors on PyTorch's current stream and device, by
 kernels that are compiled at the first use of a batch size (while weights are trained on a GPU, by PyTorch's own
-products: ``set_cuda_training``). Nothing links to libtorch. Needs PyTorch 2.11 or later.
+products or by kernels: ``set_cuda_training``). Nothing links to libtorch. Needs PyTorch 2.11 or later.
 """
 
 try:

@@ -14,16 +14,17 @@ A CUDA graph holds weights as they were packed when it was captured.
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .. import _tuning
+from .. import _arguments, _tuning
 from .._cuda import find_libraries
 from .._kronsparse import Call, CudaOperator, apply_at, retire_calls, same_at
 from ._packing import Linear, Packed, plain
@@ -36,13 +37,20 @@ class _Entry:
     __slots__ = ("addresses", "call", "cols", "device", "dtype", "extra", "operator", "rows", "tensors", "versions")
 
     def __init__(
-        self, operator: Any, key: tuple[int, Packed], tensors: Sequence[Tensor], extra: int, sizes: tuple[int, int]
+        self,
+        operator: Any,
+        key: tuple[int, Packed],
+        tensors: Sequence[Tensor],
+        versions: list[int],
+        extra: int,
+        sizes: tuple[int, int],
     ) -> None:
         # Once any of the tensors is gone its address may be another's.
-        forget = lambda _: _bury(_cache.pop(key, None))  # noqa: E731
+        forget = lambda _: lay_aside(_cache.pop(key, None))  # noqa: E731
         self.operator = operator
         self.tensors = [weakref.ref(tensor, forget) for tensor in tensors]
-        self.versions = [tensor._version for tensor in tensors]
+        # As they were before they were packed: another thread may have changed them since.
+        self.versions = versions
         self.addresses = [tensor.data_ptr() for tensor in tensors]
         self.rows, self.cols = sizes
         self.dtype, self.device, self.extra = tensors[0].dtype, tensors[0].device, extra
@@ -82,21 +90,42 @@ _captured: dict[int, tuple[CudaOperator, list[torch.UntypedStorage]]] = {}
 
 
 #: What was forgotten while a CUDA graph was captured: no memory can be given back then.
-_dead: list[_Entry] = []
+_dead: list[Any] = []
+#: Another one whenever packed weights are forgotten: what was packed before that is not kept.
+_era = object()
+_keeping = threading.RLock()
+#: Told what is forgotten: of which tensor (None: everything), and whether what CUDA graphs hold is to go as well.
+forgotten: list[Callable[[Tensor | None, bool], None]] = []
 
 
-def _bury(entry: _Entry | None) -> None:
-    if entry is not None and entry.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        _dead.append(entry)
+def lay_aside(gone: Any) -> None:
+    """Takes the last reference to something on a GPU; while a CUDA graph is captured it is kept until something is
+    made there anew."""
+    if gone and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        _dead.append(gone)
+
+
+def give_back() -> None:
+    """Lets go of what was laid aside, unless a CUDA graph is being captured still."""
+    if _dead and not torch.cuda.is_current_stream_capturing():
+        _dead.clear()
 
 
 def clear_cache(graphs: bool = False) -> None:
-    """Forgets all packed weights; they are packed again when they are needed. What CUDA graphs hold is kept, since
-    nobody says when the last of them is gone: with ``graphs`` you say that there is none any more."""
-    _cache.clear()
-    _casts.clear()
-    if graphs:
-        _captured.clear()
+    """Forgets all packed weights, and the working memory of layers that are trained by the engine; they are made again
+    when they are needed. What CUDA graphs hold is kept, since nobody says when the last of them is gone: with
+    ``graphs`` you say that there is none any more, and its memory is given back."""
+    global _era
+    with _keeping:
+        _era = object()
+        lay_aside([list(_cache.values()), list(_captured.values()) if graphs else None])
+        _cache.clear()
+        _casts.clear()
+        if graphs:
+            _captured.clear()
+    for tell in forgotten:
+        tell(None, graphs)
+    # At last: a call that was made meanwhile is of what was there before.
     retire_calls()
 
 
@@ -104,16 +133,39 @@ _tuning.changed.append(clear_cache)
 
 
 def forget(tensor: Tensor) -> None:
-    """Forgets what was packed with a weight or a bias, and what it was cast to."""
-    retire_calls()
-    for key, entry in list(_cache.items()):
-        entry.call = None
-        if any(known() is tensor for known in entry.tensors):
-            _cache.pop(key, None)
-    for cast in [cast for cast in _casts if cast[0] == id(tensor)]:
+    """Forgets what was packed with a weight or a bias, what it was cast to, and what it was trained with."""
+    global _era
+    with _keeping:
+        _era = object()
+        for key, entry in list(_cache.items()):
+            entry.call = None
+            if any(known() is tensor for known in entry.tensors):
+                lay_aside(_cache.pop(key, None))
+    for cast in [cast for cast in list(_casts) if cast[0] == id(tensor)]:
         found = _casts.pop(cast, None)
         if found is not None:
             forget(found[3])
+    for tell in forgotten:
+        tell(tensor, False)
+    retire_calls()
+
+
+def _keep(
+    era: object,
+    operator: Any,
+    key: tuple[int, Packed],
+    tensors: Sequence[Tensor],
+    versions: list[int] | None,
+    extra: int,
+    sizes: tuple[int, int],
+) -> None:
+    """Keeps an operator for later calls, unless something was forgotten since ``era``, or nobody could notice that
+    these are not the weights any more (no ``versions``)."""
+    if versions is not None:
+        entry = _Entry(operator, key, tensors, versions, extra, sizes)
+        with _keeping:
+            if _era is era:
+                _cache[key] = entry
 
 
 def _after_step(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
@@ -141,8 +193,11 @@ def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
         parameters = list(zip(tensors, entry.versions, entry.addresses))
         try:
             call = Call(entry.operator, len(weights), parameters, (entry.rows, entry.cols), entry.extra)
-        except AttributeError:
+        except (AttributeError, ImportError):
             # It asks PyTorch by names that are not public: where one of them is gone, the long way is left.
+            return None
+        if _cache.get((id(weights[0]), Linear(len(weights), False))) is not entry:
+            # Forgotten meanwhile, by another thread, which did not know of this call.
             return None
         entry.call = weakref.ref(call)
     return call
@@ -159,17 +214,22 @@ def cast_kept(weight: Tensor, dtype: torch.dtype) -> Tensor:
         # Not a tensor of inference mode, whose changes could not be seen.
         with torch.inference_mode(False):
             found = gone, weight._version, weight.data_ptr(), weight.detach().to(dtype)
-        if weight.is_cuda and torch.cuda.is_current_stream_capturing():
-            # It has no numbers before the graph is replayed.
-            return found[3]
+        if weight.is_cuda:
+            if torch.cuda.is_current_stream_capturing():
+                # It has no numbers before the graph is replayed.
+                return found[3]
+            # Other streams may be the next to use it.
+            torch.cuda.current_stream(weight.device).synchronize()
         _casts[key] = found
     return found[3]
 
 
-def _keeps(tensors: Sequence[Tensor]) -> bool:
-    """Whether changes of these can be noticed: tensors of inference mode have no version, and those that are not as
-    they lie in memory cannot be sampled."""
-    return not any(t.is_inference() or t.is_conj() or t.is_neg() or not t.is_contiguous() for t in tensors)
+def _versions(tensors: Sequence[Tensor]) -> list[int] | None:
+    """The versions of tensors; None if changes of these cannot be noticed: those of inference mode have no version, and
+    those that are not as they lie in memory cannot be sampled."""
+    if any(t.is_inference() or t.is_conj() or t.is_neg() or not t.is_contiguous() for t in tensors):
+        return None
+    return [tensor._version for tensor in tensors]
 
 
 def multiply_cpu(x: Tensor, what: Packed, tensors: Sequence[Tensor], cache: bool, cast: bool = False) -> Tensor:
@@ -184,9 +244,9 @@ def multiply_cpu(x: Tensor, what: Packed, tensors: Sequence[Tensor], cache: bool
         operator, rows, cols = entry.operator, entry.rows, entry.cols
     else:
         rows, cols = what.check(x, tensors)
+        era, versions = _era, _versions(tensors) if cache else None
         operator = what.pack_cpu(tensors, threads)
-        if cache and _keeps(tensors):
-            _cache[key] = _Entry(operator, key, tensors, threads, (rows, cols))
+        _keep(era, operator, key, tensors, versions, threads, (rows, cols))
     shape = x.shape
     if x.is_conj() or x.is_neg() or not x.is_contiguous():
         x = plain(x)
@@ -224,9 +284,9 @@ def multiply_cuda(
         rows, cols = what.check(x, tensors)
         operator = None
         if x.numel() and not (capturing and falls_back):
+            era, versions = _era, _versions(tensors)
             operator = _pack_cuda(what, tensors, capturing)
-        if operator is not None and _keeps(tensors):
-            _cache[key] = _Entry(operator, key, tensors, index, (rows, cols))
+            _keep(era, operator, key, tensors, versions, index, (rows, cols))
     n = x.numel() // cols
     if capturing and falls_back and n and (operator is None or not operator.is_prepared(n)):
         warnings.warn(
@@ -288,11 +348,12 @@ def renew(weights: Sequence[Tensor], bias: Tensor | None) -> bool:
         tensors = [ref() for ref in entry.tensors]
         if entry.device.type != "cuda" or any(tensor is None for tensor in tensors):
             continue
+        era, versions = _era, _versions(tensors)
         with torch.cuda.device(entry.extra):
             operator = _pack_cuda(key[1], tensors, False)
             for n in entry.operator.prepared():
                 operator.prepare(n)
-        _cache[key] = _Entry(operator, key, tensors, entry.extra, (entry.rows, entry.cols))
+        _keep(era, operator, key, tensors, versions, entry.extra, (entry.rows, entry.cols))
     return True
 
 
@@ -302,7 +363,7 @@ def _pack_cuda(what: Packed, tensors: Sequence[Tensor], capturing: bool) -> Cuda
             "kronsparse: weights cannot be packed while a CUDA graph is captured; run the layer once before, and do "
             "not change its weights in between"
         )
-    _dead.clear()
+    give_back()
     find_libraries()
     return what.pack_cuda(tensors)
 
@@ -316,7 +377,11 @@ if hasattr(torch._C, "_cuda_getCurrentRawStream"):
 
 
 def explain(layer: torch.nn.Module, n: int) -> str:
-    """How a ``KSLinear`` multiplies ``n`` vectors, in words, with what was estimated or measured of it."""
+    """How a ``KSLinear`` multiplies ``n`` vectors, in words, with what was estimated or measured of it. TypeError for
+    another module."""
+    if not hasattr(layer, "factors"):
+        raise TypeError(f"layer: expected a KSLinear, found {type(layer).__name__}")
+    n = _arguments.whole("n", n)
     weights, bias = list(layer.factors), layer.bias
     what, tensors = Linear(len(weights), False), _row(weights, bias)
     device = weights[0].device

@@ -11,14 +11,13 @@ they are, but that infinity makes NaN of its neighbours. 32-bit numbers, which a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._ops import _backward
-from ._products import by_products, has_many
+from ._ops import gradients_by_products
+from ._products import has_many
 
 
 def _by_rows(data: Tensor, blocks: int, size: int) -> Tensor:
@@ -128,12 +127,9 @@ class _Learn(torch.autograd.Function):
         x, *rest = ctx.saved_tensors
         weights, kept = rest[:count], rest[count:][::-1]
         wants_x, wants_bias, *wants = ctx.needs_input_grad
-        bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if wants_bias else None
         if torch.is_grad_enabled() or has_many(gradient):
-            # Gradients of gradients, or many at once: by operations that have them.
-            how = SimpleNamespace(operation=by_products, adjoint=False, rest=())
-            back, found = _backward(how, gradient, x, weights, wants_x, wants)
-            return back, bias, *found
+            return gradients_by_products(gradient, x, weights, ctx.needs_input_grad)
+        bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if wants_bias else None
         found: list[Tensor | None] = [None] * count
         last = count if wants_x else max((at for at in range(count) if wants[at]), default=-1)
         g = gradient.reshape(-1, gradient.shape[-1]).contiguous()

@@ -61,17 +61,10 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         x, *weights = ctx.saved_tensors
-        how = ctx
+        wants = ctx.needs_input_grad[3:]
         if has_many(gradient):
-            how = SimpleNamespace(operation=by_products, adjoint=ctx.adjoint, rest=())
-        wants_x, wants_bias, *wants_weights = ctx.needs_input_grad[3:]
-        bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if wants_bias else None
-        if any(wants_weights):
-            back, found = _backward(how, gradient, x, weights, wants_x, wants_weights)
-        else:
-            back = how.operation(gradient, weights, None, not how.adjoint, *how.rest) if wants_x else None
-            found = [None] * len(weights)
-        return None, None, None, back, bias, *found
+            return None, None, None, *gradients_by_products(gradient, x, weights, wants, ctx.adjoint)
+        return None, None, None, *_gradients(ctx, gradient, x, weights, wants)
 
 
 def _below(keys: Any, apply: Any, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, how: Any) -> Tensor:
@@ -109,6 +102,25 @@ def needs_gradient(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) ->
 
 for _operation in (apply, apply_frozen):
     _library.impl(_operation, _autograd(_operation), "Autograd", with_keyset=True)
+
+
+def gradients_by_products(
+    gradient: Tensor, x: Tensor, weights: list[Tensor], wants: Sequence[bool], adjoint: bool = False
+) -> tuple[Any, ...]:
+    """The gradients of ``x``, the bias and each of the weights, as far as they are wanted, by operations that have
+    gradients themselves and that take many gradients at once."""
+    how = SimpleNamespace(operation=by_products, adjoint=adjoint, rest=())
+    return _gradients(how, gradient, x, weights, wants)
+
+
+def _gradients(how: Any, gradient: Tensor, x: Tensor, weights: list[Tensor], wants: Sequence[bool]) -> tuple[Any, ...]:
+    wants_x, wants_bias, *wants_weights = wants
+    bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if wants_bias else None
+    if any(wants_weights):
+        back, found = _backward(how, gradient, x, weights, wants_x, wants_weights)
+        return back, bias, *found
+    back = how.operation(gradient, weights, None, not how.adjoint, *how.rest) if wants_x else None
+    return back, bias, *[None] * len(weights)
 
 
 def _backward(

@@ -56,13 +56,13 @@ class Linear(NamedTuple):
         """The operator for the CPU."""
         # The list keeps copies alive until they are packed.
         held = [plain(tensor) for tensor in tensors]
-        shapes, addresses = _shapes(tensors[: self.factors]), [tensor.data_ptr() for tensor in held]
+        shapes, addresses = _shapes(tensors[: self.factors]), addresses_of(held)
         return pack_at(DTYPES[tensors[0].dtype], shapes, addresses, self.adjoint, threads)
 
     def pack_cuda(self, tensors: Sequence[Tensor]) -> CudaOperator:
         """The operator for the GPU of the tensors, which are copied to the host for it."""
-        held = [plain(tensor).cpu() for tensor in tensors]
-        first, addresses = tensors[0], [tensor.data_ptr() for tensor in held]
+        held = _on_host(tensors)
+        first, addresses = tensors[0], addresses_of(held)
         bias = addresses.pop() if len(tensors) > self.factors else 0
         shapes = _shapes(tensors[: self.factors])
         return CudaOperator(first.device.index, DTYPES[first.dtype], shapes, addresses, bias, self.adjoint)
@@ -88,6 +88,8 @@ class Gated(NamedTuple):
     def check(self, x: Tensor, tensors: Sequence[Tensor], cast: bool = False) -> tuple[int, int]:
         """See ``check``, of both."""
         gate, up, gate_bias, up_bias = self.parts(tensors)
+        if not gate:
+            raise ValueError("gate: expected at least one factor, found none")
         if _shapes(gate) != _shapes(up):
             raise ValueError(f"up: expected factors of shapes {_shapes(gate)} like those of gate, found {_shapes(up)}")
         if self.activation not in ACTIVATIONS:
@@ -109,16 +111,14 @@ class Gated(NamedTuple):
 
     def pack_cuda(self, tensors: Sequence[Tensor]) -> CudaOperator:
         """As of ``Linear``."""
-        held, first = [plain(tensor).cpu() for tensor in tensors], tensors[0]
+        held, first = _on_host(tensors), tensors[0]
         return CudaOperator.gated(first.device.index, DTYPES[first.dtype], self._pair(held), self.activation)
 
     def _pair(
         self, tensors: Sequence[Tensor]
     ) -> tuple[list[tuple[int, int, int, int]], list[int], list[int], int, int]:
         gate, up, *biases = self.parts(tensors)
-        addresses = [0 if bias is None else bias.data_ptr() for bias in biases]
-        weights = [[weight.data_ptr() for weight in side] for side in (gate, up)]
-        return _shapes(gate), *weights, *addresses  # type: ignore[return-value]
+        return _shapes(gate), addresses_of(gate), addresses_of(up), *addresses_of(biases)  # type: ignore[return-value]
 
 
 #: What is packed.
@@ -140,6 +140,26 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
+def addresses_of(tensors: Sequence[Tensor | None]) -> list[int]:
+    """Where the numbers of ``plain`` tensors lie, 0 for those that there are not; ValueError for one that has numbers
+    and no memory, since its storage was given up."""
+    found = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    for at, tensor in enumerate(tensors):
+        if tensor is not None and found[at] == 0 and tensor.numel():
+            raise ValueError(
+                f"weights, bias and vectors: expected numbers in memory, found a tensor of shape {tuple(tensor.shape)} "
+                "without storage"
+            )
+    return found
+
+
+def _on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    held = [plain(tensor) for tensor in tensors]
+    # Copying from nowhere would be an error of the GPU.
+    addresses_of(held)
+    return [tensor.cpu() for tensor in held]
+
+
 def check(
     x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, adjoint: bool, cast: bool = False
 ) -> tuple[int, int]:
@@ -151,6 +171,7 @@ def check(
             _refuse(x, weights)
     if dtype not in DTYPES:
         raise TypeError(f"x: expected one of {', '.join(str(d) for d in DTYPES)}, found {dtype}")
+    _check_sizes("weights", weights)
     if adjoint:
         a, cols, _, d = weights[0].shape
         last, _, rows, lanes = weights[-1].shape
@@ -166,6 +187,38 @@ def check(
         if tuple(bias.shape) != (rows,):
             raise ValueError(f"bias: expected shape ({rows},), the out_features, found {tuple(bias.shape)}")
     return rows, cols
+
+
+def check_pair(gate: Sequence[Tensor], up: Sequence[Tensor]) -> None:
+    """Refuses two chains whose outputs cannot be multiplied number by number, or that have other inputs: ValueError."""
+    sizes = []
+    for name, weights in (("gate", gate), ("up", up)):
+        if not weights:
+            raise ValueError(f"{name}: expected at least one factor, found none")
+        for at, weight in enumerate(weights):
+            if weight.dim() != 4:
+                raise ValueError(f"{name}[{at}]: expected a shape (a, b, c, d), found {tuple(weight.shape)}")
+        _check_sizes(name, weights)
+        (a, b, _, d), (last_a, _, last_c, last_d) = weights[0].shape, weights[-1].shape
+        sizes.append((last_a * last_c * last_d, a * b * d))
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"up: expected (in_features, out_features) = {sizes[0]} as of gate, found {sizes[1]}")
+
+
+def _check_sizes(name: str, weights: Sequence[Tensor]) -> None:
+    """Refuses factors, each of four dimensions, that are empty or do not go together: nobody else looks where PyTorch's
+    own products multiply, which would take wrong sizes for others."""
+    before = None
+    for at, weight in enumerate(weights):
+        a, b, c, d = weight.shape
+        if a == 0 or b == 0 or c == 0 or d == 0:
+            raise ValueError(f"{name}[{at}]: expected at least one number along each axis, found shape {(a, b, c, d)}")
+        if before is not None and a * b * d != before:
+            raise ValueError(
+                f"{name}[{at}]: expected a factor with {before} rows, as many as {name}[{at - 1}] has columns, found "
+                f"shape {(a, b, c, d)} with {a * b * d}: they do not multiply"
+            )
+        before = a * c * d
 
 
 def _refuse(x: Tensor, weights: Sequence[Tensor]) -> None:

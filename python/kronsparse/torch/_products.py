@@ -19,6 +19,16 @@ def has_many(gradient: Tensor) -> bool:
     return is_transformed() or torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is its numbers in memory: neither of a subclass (``FakeTensor`` is one) nor the wrapper that a
+    transform puts around another one."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    functorch = torch._C._functorch
+    wrapped = functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+    return not (wrapped or torch._is_functional_tensor(tensor))
+
+
 def by_products(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None, adjoint: bool = False) -> Tensor:
     """``x @ W.T + bias``, or ``x @ W.conj() + bias`` if ``adjoint``: one batched product per factor. Shapes as for
     ``ks_linear``, which has checked them."""

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ._engine import apply_cpu, apply_cuda, cast_kept, multiply_cpu, multiply_cuda
 from ._gated import gated, gated_frozen
 from ._learning import learn
 from ._ops import apply, apply_frozen, needs_gradient
-from ._packing import ACTIVATIONS, Gated, check
+from ._packing import ACTIVATIONS, Gated, check, check_pair
 from ._products import by_products, is_transformed
 from ._training import can_train, train
 
@@ -22,8 +23,16 @@ _cuda_training = "torch"
 def set_cuda_training(way: str) -> None:
     """How a GPU multiplies while gradients of weights are recorded: by PyTorch's own batched products (``"torch"``, the
     default), or by the engine (``"engine"``): in float16, bfloat16 and float32 with weights that are packed on the GPU
-    in every step and a kernel for their gradients, otherwise, and in compiled models, with weights that are copied to
-    the host and back after each optimizer step.
+    in every step and a kernel for their gradients, otherwise (other dtypes, GPUs before compute capability 8.0,
+    compiled models), with weights that are copied to the host and back after each optimizer step. Kernels are given
+    plain tensors only: where x or a weight is of a subclass, such as ``FakeTensor``, the subclass decides what becomes
+    of the operation; within transforms PyTorch's products are taken in any case.
+
+    By the engine every layer has packed copies of its weights and tables of their places on the GPU: 12 bytes per
+    weight in 16-bit types, 16 in float32, more where several numbers of vectors ask for several orders. A step can be
+    captured into a CUDA graph once it was run, forward and backward, with the same number of vectors; each replay reads
+    the weights anew. The copies live as long as the layer; those that a graph may name until
+    ``clear_cache(graphs=True)``.
 
     Without gradients, and with gradients of the input only, the engine multiplies in any case.
     """
@@ -52,7 +61,7 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
         raise TypeError(f"x: expected a tensor, found {type(x).__name__}")
     kind = x.device.type
     learns = any(weight.requires_grad for weight in weights)
-    cast = False
+    cast, owner = False, weights[0]
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         x, cast, tensors = _autocast(x, weights if bias is None else [*weights, bias])
         weights, bias = tensors[: len(weights)], None if bias is None else tensors[-1]
@@ -61,7 +70,7 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
         if is_transformed():
             check(x, weights, bias, False)
             return by_products(x, weights, bias)
-        if not records and _is_unseen(x):
+        if not records and _is_unseen(x, weights if bias is None else [*weights, bias]):
             # Nobody is there who would have to see the operation: past the dispatcher, which takes longer than a small
             # product.
             if kind == "cpu":
@@ -72,11 +81,11 @@ def ks_linear(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) 
     if trains and kind == "cuda":
         # Compilers move and merge plain operations.
         watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
-        by_engine = _cuda_training == "engine" and not watched and can_train(x)
+        by_engine = _cuda_training == "engine" and not watched and can_train(x, weights, bias)
         if by_engine or _cuda_training == "torch":
             check(x, weights, bias, False)
             if by_engine:
-                return train(x, weights, bias)
+                return train(x, weights, bias, owner)
             return by_products(x, weights, bias) if watched else learn(x, weights, bias)
     if kind == "cuda" and not learns and (bias is None or not bias.requires_grad):
         return apply_frozen(x, weights, bias, False, True, cast)
@@ -99,13 +108,17 @@ def ks_gated(
     ``gelu``, ``gelu-tanh`` or ``silu``. Where both chains have the same shapes, their last factor has ``d = 1``, the
     numbers are real and no gradients are recorded, both are one multiplication that reads ``x`` once; otherwise it is
     two ``ks_linear``. In 16-bit types the two may differ by a rounding. Differentiable, autocast and errors as for
-    ``ks_linear``.
+    ``ks_linear``; ValueError also for chains of other sizes than each other.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, found {activation!r}")
     gate, up = list(gate), list(up)
     tensors = [*gate, *up, *(bias for bias in (gate_bias, up_bias) if bias is not None)]
-    alone = not isinstance(x, Tensor) or x.is_complex() or not interleave(gate, up)
+    joins = interleave(gate, up)
+    if not joins:
+        # Chains of the same shapes are of the same sizes.
+        check_pair(gate, up)
+    alone = not isinstance(x, Tensor) or x.is_complex() or not joins
     if not torch.compiler.is_compiling():
         alone = alone or is_transformed()
     kind = "" if alone else x.device.type
@@ -115,7 +128,7 @@ def ks_gated(
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         x, cast, tensors = _autocast(x, tensors)
     what = Gated(len(gate), gate_bias is not None, up_bias is not None, activation)
-    if not torch.compiler.is_compiling() and _is_unseen(x):
+    if not torch.compiler.is_compiling() and _is_unseen(x, tensors):
         if kind == "cpu":
             return multiply_cpu(x, what, tensors, True)
         if kind == "cuda":
@@ -130,9 +143,11 @@ def interleave(gate: Sequence[Tensor], up: Sequence[Tensor]) -> bool:
     return shapes[0] == shapes[1] and bool(shapes[0]) and shapes[0][-1][3:] == (1,)
 
 
-def _is_unseen(x: Tensor) -> bool:
-    """Whether no mode and no tracer would have to see the operation."""
-    return type(x) is Tensor and torch._C._len_torch_dispatch_stack() == 0 and not torch._C._is_tracing()
+def _is_unseen(x: Tensor, tensors: list[Tensor]) -> bool:
+    """Whether no mode, no tracer and no subclass of tensors would have to see the operation."""
+    if type(x) is not Tensor or torch._C._len_torch_dispatch_stack() != 0 or torch._C._is_tracing():
+        return False
+    return all(type(tensor) in (Parameter, Tensor) for tensor in tensors)
 
 
 def _autocast(x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, bool, list[Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _modules
 
 from .._chain import Chain
 from .._types import PatternsLike
@@ -21,8 +22,9 @@ class KSGatedMLP(nn.Module):
     ``gate``, ``up`` and ``down`` are ``KSLinear`` layers, which the module keeps under these names; ``activation`` is
     ``none``, ``relu``, ``gelu``, ``gelu-tanh`` or ``silu``. Where gate and up have the same chain, whose last factor
     has ``d = 1``, they are one multiplication that reads ``x`` once and keeps what it makes of it to itself
-    (``is_joined``). While gradients are recorded, and where gate or up have hooks, the layers are called one after the
-    other. In 16-bit types the two ways may differ by a rounding.
+    (``is_joined``). While gradients are recorded, and where somebody has to see the calls of gate or up (hooks of
+    theirs or of all modules, a ``forward`` of their own), the layers are called one after the other. In 16-bit types
+    the two ways may differ by a rounding.
 
     ValueError for layers whose sizes do not go together, and for another activation; TypeError for other layers.
     """
@@ -71,14 +73,14 @@ class KSGatedMLP(nn.Module):
 
     @property
     def is_joined(self) -> bool:
-        """Whether gate and up can be one multiplication."""
+        """Whether gate and up can be one multiplication: so they are, unless somebody has to see their calls."""
         gate, up = list(self.gate.factors), list(self.up.factors)
         return interleave(gate, up) and not gate[0].is_complex()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, in_features)`` to ``(…, out_features of down)``."""
         gate, up = self.gate, self.up
-        if not (_is_hooked(gate) or _is_hooked(up)):
+        if not self._is_watched():
             parameters = [*list(gate.factors), *list(up.factors), gate.bias, up.bias]
             if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters))):
                 count = len(gate.factors)
@@ -86,15 +88,36 @@ class KSGatedMLP(nn.Module):
                 return self.down(ks_gated(x, *weights, gate.bias, up.bias, self.activation))
         return self.down(ACTIVATIONS[self.activation](gate(x)) * up(x))
 
+    def _is_watched(self) -> bool:
+        """Whether somebody sees the calls of gate or up, or one of them is not what it was made as."""
+        return _has_global_hooks() or _is_hooked(self.gate) or _is_hooked(self.up)
+
     def extra_repr(self) -> str:
         """What ``print`` shows."""
         return f"activation={self.activation!r}"
 
 
+_FORWARD = KSLinear.forward
+
+
+def _has_global_hooks() -> bool:
+    """Whether there are hooks of all modules. They have no public name: hooks are assumed where one is gone."""
+    try:
+        return bool(
+            _modules._global_forward_hooks
+            or _modules._global_forward_pre_hooks
+            or _modules._global_backward_hooks
+            or _modules._global_backward_pre_hooks
+        )
+    except AttributeError:
+        return True
+
+
 def _is_hooked(layer: nn.Module) -> bool:
-    """Whether somebody sees the calls of a layer, or it is not what it was made as."""
     return (
         type(layer) is not KSLinear
+        or "forward" in layer.__dict__
+        or KSLinear.forward is not _FORWARD
         or bool(layer._forward_hooks or layer._forward_pre_hooks)
         or bool(layer._backward_hooks or layer._backward_pre_hooks)
     )
@@ -114,14 +137,17 @@ def join_gated(
     contain, such as an activation or a dropout, is gone: ``activation`` takes its place. The parameters are the same,
     under other names.
     """
-    found = []
-    for name, module in model.named_modules():
+    found: list[str] = []
+    # A module may have several names.
+    replaced: dict[int, KSGatedMLP] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         layers = [getattr(module, child, None) for child in (gate, up, down)]
         if name and not isinstance(module, KSGatedMLP) and all(isinstance(layer, KSLinear) for layer in layers):
-            made = KSGatedMLP(*layers, activation)  # type: ignore[arg-type]
-            made.training = module.training
-            found.append((name, made))
-    for name, made in found:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, made)
-    return [name for name, _ in found]
+            made = replaced.get(id(module))
+            if made is None:
+                made = replaced[id(module)] = KSGatedMLP(*layers, activation)  # type: ignore[arg-type]
+                made.training = module.training
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, made)
+            found.append(name)
+    return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import _arguments
 from .._advice import advise as advise_layer
 from .._kronsparse import Advice
 from .._tuning import Problem, Progress, Tuning, measure
@@ -32,14 +34,15 @@ def tune(
     once.
 
     ``example`` is an input, a tuple of arguments or a dictionary of named ones: the model is run with it once, without
-    gradients, and each layer is tuned for the numbers of vectors and the dtype that it had (autocast included). Or it
-    is a number of vectors, or several, of all layers.
+    gradients and in evaluation mode, and each layer is tuned for the numbers of vectors and the dtype that it had
+    (autocast included). Or it is a number of vectors, or several, of all layers.
 
     The device is that of the model: its GPU, or the CPU with as many threads as PyTorch uses. Only forward passes
     without gradients of weights are tuned. The other arguments, interruptions and errors are as for
     ``kronsparse.tune``. ValueError for a model on several devices, without such layers, or an example that reaches
     none.
     """
+    _check_model(model)
     layers = _layers(model)
     devices = {parameter.device for layer in layers for parameter in layer.parameters()}
     if len(devices) != 1:
@@ -48,12 +51,12 @@ def tune(
     device = devices.pop()
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"model: expected layers on a CPU or a GPU, found some on {device}")
-    batches = [example] if isinstance(example, int) else example
+    batches = None if _is_input(example) else _arguments.batches(example, "example")
 
     def problems() -> list[Problem]:
-        if isinstance(batches, Sequence) and all(isinstance(n, int) for n in batches):
-            return [problem for n in batches for layer in layers for problem in _problems(layer, n, None)]
-        return _met(model, layers, example)
+        if batches is None:
+            return _met(model, layers, example)
+        return [_problem(layer, n, None) for n in batches for layer in layers]
 
     if device.type == "cuda":
         # The engine allocates beside PyTorch.
@@ -65,22 +68,42 @@ def tune(
 
 def _layers(model: nn.Module) -> list[KSLinear | KSGatedMLP]:
     """What multiplies in a model: a gate and an up layer that are one multiplication do not."""
-    joined = [module for module in model.modules() if isinstance(module, KSGatedMLP) and module.is_joined]
+    gated = [module for module in model.modules() if isinstance(module, KSGatedMLP)]
+    joined = [module for module in gated if module.is_joined and not module._is_watched()]
     parts = {id(part) for module in joined for part in (module.gate, module.up)}
     return joined + [m for m in model.modules() if isinstance(m, KSLinear) and id(m) not in parts]
 
 
-def _problems(layer: KSLinear | KSGatedMLP, n: int, dtype: torch.dtype | None) -> list[Problem]:
-    """What a layer multiplies ``n`` vectors by, in a dtype, or its own: one problem, or none for no vectors."""
-    if n == 0:
-        return []
+def _is_input(example: Any) -> bool:
+    """Whether an example is something to be run with, rather than numbers of vectors."""
+    if example is None or isinstance(example, (bool, float, str)):
+        raise TypeError(f"example: expected an input of the model or numbers of vectors, found {example!r}")
+    if isinstance(example, Sequence):
+        return not all(isinstance(each, Integral) for each in example)
+    return not isinstance(example, Integral)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected an nn.Module, found {type(model).__name__}")
+
+
+def _name(dtype: Any) -> str:
+    """What the engine calls an element type; TypeError for one that it does not have."""
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, found {dtype!r}")
+    return DTYPES[dtype]
+
+
+def _problem(layer: KSLinear | KSGatedMLP, n: int, dtype: torch.dtype | None) -> Problem:
+    """What a layer multiplies ``n`` vectors by, in a dtype, or its own."""
     if isinstance(layer, KSLinear):
-        name = DTYPES[layer.factors[0].dtype if dtype is None else dtype]
-        return [Problem(layer.patterns, name, n, bias=layer.bias is not None)]
+        name = _name(layer.factors[0].dtype if dtype is None else dtype)
+        return Problem(layer.patterns, name, n, bias=layer.bias is not None)
     gate, up = layer.gate, layer.up
-    name = DTYPES[gate.factors[0].dtype if dtype is None else dtype]
+    name = _name(gate.factors[0].dtype if dtype is None else dtype)
     bias = gate.bias is not None or up.bias is not None
-    return [Problem(interleaved(gate.patterns), name, n, bias=bias, activation=layer.activation, join="gate")]
+    return Problem(interleaved(gate.patterns), name, n, bias=bias, activation=layer.activation, join="gate")
 
 
 def _met(model: nn.Module, layers: Sequence[KSLinear | KSGatedMLP], example: Any) -> list[Problem]:
@@ -89,18 +112,25 @@ def _met(model: nn.Module, layers: Sequence[KSLinear | KSGatedMLP], example: Any
 
     def hook(layer: Any, _: Any, output: Tensor) -> None:
         last = layer if isinstance(layer, KSLinear) else layer.down
-        found.extend(_problems(layer, output.numel() // last.out_features, output.dtype))
+        n = output.numel() // last.out_features
+        if n:
+            found.append(_problem(layer, n, output.dtype))
 
     handles = [layer.register_forward_hook(hook) for layer in layers]
+    # As it is used without gradients; nothing is to learn from the example, such as the means of a normalization.
+    modes = [(module, module.training) for module in model.modules()]
     try:
+        model.eval()
         with torch.no_grad():
-            if isinstance(example, dict):
+            if isinstance(example, Mapping):
                 model(**example)
             else:
                 model(*(example if isinstance(example, tuple) else (example,)))
     finally:
         for handle in handles:
             handle.remove()
+        for module, mode in modes:
+            module.training = mode
     if not found:
         raise ValueError("example: expected an input that reaches a KSLinear with at least one vector, found none")
     return found
@@ -120,6 +150,10 @@ def advise(
     ``dtype`` is that of each weight unless it is given; ``options`` are those of ``kronsparse.advise``, whose errors
     are named with the layer.
     """
+    _check_model(model)
+    batches = _arguments.batches(batch)
+    if dtype is not None:
+        _name(dtype)
     known: dict[tuple[int, int, torch.dtype], Advice] = {}
     found: dict[str, Advice] = {}
     for name, layer in model.named_modules():
@@ -129,8 +163,9 @@ def advise(
         key = layer.out_features, layer.in_features, kind
         if key not in known:
             try:
-                known[key] = advise_layer(*key[:2], batch, dtype=DTYPES[kind], device=device, **options)
-            except ValueError as error:
-                raise ValueError(f"layer {name}: {error}") from error
+                known[key] = advise_layer(*key[:2], batches, dtype=_name(kind), device=device, **options)
+            except (ValueError, TypeError) as error:
+                kind_of = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind_of(f"layer {name}: {error}") from error
         found[name] = known[key]
     return found

@@ -33,7 +33,7 @@ class KSLinear(nn.Module):
     ``weight``: ``to_dense`` makes one.
 
     On a GPU calls on several streams wait for each other, since a chain has working memory; CUDA graphs that hold the
-    same layer must not be replayed at the same time.
+    same layer must not be replayed at the same time, nor while another stream uses the layer.
 
     ValueError for a chain of another shape than ``(out_features, in_features)``.
     """
@@ -123,6 +123,9 @@ class KSLinear(nn.Module):
 
     def _leave_packed(self) -> None:
         self.__dict__["_call"] = None
+        self._forget_packed()
+
+    def _forget_packed(self) -> None:
         for parameter in [*self.factors, self.bias]:
             if parameter is not None:
                 _engine.forget(parameter)
@@ -152,17 +155,18 @@ class KSLinear(nn.Module):
         return torch.from_numpy(chain.to_dense()).to(first.device, first.dtype)
 
     def refresh(self) -> None:
-        """Packs the weights again at the next call. Needed only
+        """Forgets all that depends on the weights, which are packed again at the next call. Needed only
 
         * after single numbers were changed (on a GPU: anything) in a way that PyTorch does not count: through
           ``.data``, by collective communication, by the replay of a CUDA graph, by a fused optimizer that is compiled;
         * after frozen weights (without ``requires_grad``) on a GPU were changed in place, if ``torch.compile`` has
           recorded CUDA graphs of them (``mode="reduce-overhead"``): the graphs are then recorded again.
-          ``load_state_dict`` does it. A graph that you captured by yourself keeps the weights that it was captured
-          with.
+          ``load_state_dict`` does it. A graph that you captured by yourself without gradients keeps the weights that it
+          was captured with. Where there is one, or one of ``torch.compile``, both move the weights to other memory: a
+          training step that you captured must be captured again then, since it names the old one.
         """
         if not _engine.renew(list(self.factors), self.bias):
-            _engine.forget(self.factors[0])
+            self._forget_packed()
 
     @classmethod
     def from_linear(
@@ -294,7 +298,7 @@ def to_torch(array: Any) -> Tensor:
 
 def to_numpy(tensor: Tensor) -> Any:
     """A tensor's numbers as an array, bfloat16 included."""
-    tensor = tensor.detach().cpu()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         try:
             import ml_dtypes
@@ -303,4 +307,4 @@ def to_numpy(tensor: Tensor) -> Any:
                 "bfloat16 arrays need the package ml_dtypes; or convert the layer with .float()"
             ) from error
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.resolve_conj().numpy()
+    return tensor.numpy()
