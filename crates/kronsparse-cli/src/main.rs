@@ -19,6 +19,7 @@ mod multiply;
 mod output;
 mod plan;
 mod progress;
+mod shares;
 mod study;
 mod table;
 mod tune;

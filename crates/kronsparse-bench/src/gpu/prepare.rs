@@ -1,6 +1,5 @@
 //! Compiles, before anything is measured, every kernel that a run will need: spread over processes, since the compiler works
-//! on one kernel at a time in each. Or ahead of the measurement, case by case ([`compile_case`]), by
-//! processes that open no GPU.
+//! on one kernel at a time in each. Or ahead of the measurement, case by case ([`compile_case`]). These processes open no GPU.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -87,18 +86,17 @@ fn add(all: &mut BTreeSet<String>, case: &Case, algorithms: &[Algorithm], memory
     }
 }
 
-/// Compiles every `of`-th source, beginning with number `share`, into the cache on the disk.
+/// Compiles every `of`-th source, beginning with number `share`, into the cache on the disk, without asking for a GPU.
 pub fn compile(
     definition: &Definition,
     algorithms: &[Algorithm],
     memory_limit: usize,
-    ordinal: usize,
+    target: &Target,
     (share, of): (usize, usize),
-) -> Result<Compiled> {
-    let target = Target::of(&Device::open(ordinal)?);
+) -> Compiled {
     let sources = sources(definition, algorithms, memory_limit, &target.machine);
     let share = sources.iter().skip(share).step_by(of.max(1));
-    Ok(Compiled { all: sources.len(), ..stored(share, &target) })
+    Compiled { all: sources.len(), ..stored(share, target) }
 }
 
 /// Compiles the kernels of one case into the cache on the disk, without asking for a GPU.
@@ -108,8 +106,8 @@ pub fn compile_case(case: &Case, algorithms: &[Algorithm], memory_limit: usize, 
     stored(sources.iter(), target)
 }
 
-/// Compiles what the cache does not have.
-fn stored<'a>(sources: impl Iterator<Item = &'a String>, target: &Target) -> Compiled {
+/// Compiles what the cache does not have. What does not compile is counted: whoever needs it says why.
+pub(crate) fn stored<'a>(sources: impl Iterator<Item = &'a String>, target: &Target) -> Compiled {
     let cache = Cache::of_user();
     let mut done = Compiled::default();
     for source in sources {
@@ -126,8 +124,8 @@ fn stored<'a>(sources: impl Iterator<Item = &'a String>, target: &Target) -> Com
 /// process with a context takes time and memory from the one that measures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
-    machine: GpuMachine,
-    architecture: String,
+    pub(crate) machine: GpuMachine,
+    pub(crate) architecture: String,
 }
 
 impl Target {
