@@ -24,7 +24,9 @@ last.
 Examples:
   kronsparse validate --device cuda:0 --out h100        300 problems
   kronsparse validate --device cuda:0 --seconds 300     as many of them as five minutes allow
-  kronsparse validate --problems 20                     on the CPU")]
+  kronsparse validate --problems 20                     on the CPU
+
+Exit code: 0 whatever the shares are, 1 if a problem could not be measured to its end, 2 on bad input or a lost GPU.")]
 pub(crate) struct Args {
     /// Where to measure: cpu, or a GPU as cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = Device::at_hand)]
@@ -55,7 +57,7 @@ pub(crate) struct Args {
     prepare_share: Option<String>,
 }
 
-/// Runs the command. An error is bad input, a folder that cannot be written or holds another run, or a lost GPU.
+/// Runs the command. Exit code 1 if a problem could not be measured to its end; an error is bad input, a folder that cannot be written or holds another run, or a lost GPU.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let settings = settings(args)?;
     if let Some(text) = &args.prepare_share {
@@ -80,12 +82,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let rows = validate::run(&settings, &args.out, &mut prepare, &mut observe);
     bar.finish_and_clear();
     let rows = rows?;
+    let evaluation = Evaluation::of(&rows);
     let machines: BTreeSet<&str> = rows.iter().map(|row| row.device.as_str()).collect();
     let machines = machines.into_iter().collect::<Vec<_>>().join(", ");
     let machines = if machines.is_empty() { "nothing measured".into() } else { machines };
-    print(format!("{machines}, caches {}, seed {}: {}", args.cache, args.seed, Evaluation::of(&rows)).trim_end())?;
+    print(format!("{machines}, caches {}, seed {}: {}", args.cache, args.seed, evaluation).trim_end())?;
     eprintln!("rows: {}", args.out.join("validate.csv").display());
-    Ok(ExitCode::SUCCESS)
+    Ok(if evaluation.unmeasured.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// What the flags ask for.

@@ -19,11 +19,11 @@ use crate::{Definition, Error, Result};
 /// What a share of the work came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
-    /// Kernels of the whole run.
+    /// Kernels of the whole run; of the case or the problems that were asked for, where it was these.
     pub all: usize,
-    /// Kernels of this share that were compiled now.
+    /// Kernels of the share that were compiled now.
     pub fresh: usize,
-    /// Kernels of this share that do not compile; the run will say why.
+    /// Kernels of the share that do not compile; the run will say why.
     pub failed: usize,
 }
 

@@ -41,13 +41,19 @@ struct Known {
 }
 
 impl DenseTimes {
-    /// Remembers a row that was measured; others are left out.
+    /// Remembers a row that was measured, and counts one of an earlier run that took a time over; others are left out.
     pub(super) fn note(&mut self, row: &Row) {
-        let measured = row.algorithm == Algorithm::Dense && row.status == Status::Ok && row.median_s.is_some();
-        if !measured || is_shared(row) {
+        let has_time = row.algorithm == Algorithm::Dense && row.status == Status::Ok && row.median_s.is_some();
+        if !has_time {
             return;
         }
         let key = shape_of(row);
+        if is_shared(row) {
+            if let Some(known) = self.0.get_mut(&key) {
+                known.taken += 1;
+            }
+            return;
+        }
         let is_better = self.0.get(&key).is_some_and(|known| known.row.samples >= FEWEST);
         if row.samples >= FEWEST || !is_better {
             self.0.insert(key, Known { row: row.clone(), taken: 0 });
@@ -140,6 +146,14 @@ mod tests {
         times.note(&dense("(1,8,8,8)", Some(5e-3), 1));
         assert!(times.take(&same, 1.0, 3.0).is_none());
         assert_eq!(times.take(&same, 1e-4, 3.0).unwrap().median_s, Some(2.1e-3));
+        // What an earlier run took over counts.
+        let mut resumed = DenseTimes::default();
+        let mut rows = vec![first.clone()];
+        while let Some(row) = times.take(&same, 1e-4, 3.0).filter(|_| rows.len() < AGAIN) {
+            rows.push(row);
+        }
+        rows.iter().for_each(|row| resumed.note(row));
+        assert!(resumed.take(&same, 1.0, 3.0).is_none() && resumed.take(&same, 1e-4, 3.0).is_some());
         // Another GPU, and another driver.
         for other in [Row { device: "another".into(), ..same.clone() }, Row { driver: "1".into(), ..same.clone() }] {
             assert!(times.take(&other, 1e-4, 3.0).is_none());

@@ -168,8 +168,10 @@ fn verdict(rows: &[&Row]) -> Option<(bool, f64, String)> {
 }
 
 fn described(row: &Row) -> String {
-    let time = |seconds: Option<f64>| seconds.map_or_else(|| "no time".into(), format::seconds);
-    let mut text = format!("{} {}, predicted {}", row.way, time(row.median_s), time(row.predicted_s));
+    let time = row.median_s.map_or_else(|| "no time".into(), format::seconds);
+    let predicted =
+        row.predicted_s.map_or_else(|| "not predicted".into(), |time| format!("predicted {}", format::seconds(time)));
+    let mut text = format!("{} {time}, {predicted}", row.way);
     if !row.reason.is_empty() {
         text += &format!(" ({})", row.reason);
     }
