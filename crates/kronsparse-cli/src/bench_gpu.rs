@@ -91,9 +91,7 @@ pub(crate) fn prepare_all(
 ) -> Result<()> {
     let Some(text) = &args.prepare_share else {
         let target = prepare::Target::of(&kronsparse::cuda::Device::open(ordinal)?);
-        let shares = shares::compile_everywhere(&target, "")?;
-        // Every worker knows of all kernels.
-        shares::report(shares.first().map_or(0, |share| share.all), &shares);
+        shares::report(&shares::compile_everywhere(&target, "")?);
         return Ok(());
     };
     let (share, (target, _)) = (shares::share(text)?, shares::told()?);

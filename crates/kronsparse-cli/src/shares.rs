@@ -69,8 +69,10 @@ pub(crate) fn compile_everywhere(target: &Target, told: &str) -> Result<Vec<Comp
         .collect()
 }
 
-/// Says what the workers did about `all` kernels.
-pub(crate) fn report(all: usize, shares: &[Compiled]) {
+/// Says what the workers did.
+pub(crate) fn report(shares: &[Compiled]) {
+    // Every worker knows of all kernels.
+    let all = shares.first().map_or(0, |share| share.all);
     let (fresh, failed): (usize, usize) = shares.iter().fold((0, 0), |sum, s| (sum.0 + s.fresh, sum.1 + s.failed));
     eprintln!("{all} kernels: {fresh} compiled now by {} processes, {failed} do not compile", shares.len());
 }

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
         bar.set_message("compiling kernels");
         let shares = shares::compile_everywhere(target, &numbers.join("\n"))?;
-        shares::report(shares.iter().map(|share| share.all).sum(), &shares);
+        shares::report(&shares);
         Ok(())
     };
     let mut observe = |progress: Progress<'_>| {

@@ -92,11 +92,14 @@ pub fn compile(
     algorithms: &[Algorithm],
     memory_limit: usize,
     target: &Target,
-    (share, of): (usize, usize),
+    share: (usize, usize),
 ) -> Compiled {
-    let sources = sources(definition, algorithms, memory_limit, &target.machine);
-    let share = sources.iter().skip(share).step_by(of.max(1));
-    Compiled { all: sources.len(), ..stored(share, target) }
+    stored_share(&sources(definition, algorithms, memory_limit, &target.machine), share, target)
+}
+
+/// Compiles every `of`-th of the sources, beginning with number `share`, where the cache does not have it.
+pub(crate) fn stored_share(sources: &[String], (share, of): (usize, usize), target: &Target) -> Compiled {
+    Compiled { all: sources.len(), ..stored(sources.iter().skip(share).step_by(of.max(1)), target) }
 }
 
 /// Compiles the kernels of one case into the cache on the disk, without asking for a GPU.
@@ -107,7 +110,7 @@ pub fn compile_case(case: &Case, algorithms: &[Algorithm], memory_limit: usize, 
 }
 
 /// Compiles what the cache does not have. What does not compile is counted: whoever needs it says why.
-pub(crate) fn stored<'a>(sources: impl Iterator<Item = &'a String>, target: &Target) -> Compiled {
+fn stored<'a>(sources: impl Iterator<Item = &'a String>, target: &Target) -> Compiled {
     let cache = Cache::of_user();
     let mut done = Compiled::default();
     for source in sources {
