@@ -2,7 +2,7 @@
 //! be gone on with.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,23 @@ use crate::{Error, Result};
 /// After so long rows are made sure to be on the disk, which takes milliseconds. A process that is killed loses nothing before, a machine
 /// that loses its power these seconds.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
+
+/// Keeps other processes from measuring into the folder for as long as the file that is returned, of this name, lives; the system frees it
+/// with the process. Errors: another process measures into it; a folder that cannot be written.
+pub(crate) fn lock(folder: &Path, name: &str) -> Result<File> {
+    let path = folder.join(name);
+    let file = File::create(&path).map_err(Error::io(&path, "create"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let why = "is being measured into by another process: wait until it has ended, or give another --out";
+            Err(Error::Record { path: folder.to_path_buf(), why: why.into() })
+        }
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(Error::io(&path, "lock")(error)),
+    }
+}
 
 /// A row of a file of measurements.
 pub trait Line: Serialize + DeserializeOwned {
@@ -48,13 +65,18 @@ impl<R: Line> Journal<R> {
     /// Opens the file in `folder`. With `resume` the rows that are there are kept and returned, but for a last line that was cut
     /// off; without, the file begins anew.
     pub fn open(folder: &Path, resume: bool) -> Result<(Journal<R>, Vec<R>)> {
+        let rows = if resume { read(folder)? } else { Vec::new() };
+        Ok((Journal::with(folder, &rows)?, rows))
+    }
+
+    /// Writes the file in `folder` anew with these rows, and opens it behind them.
+    pub fn with(folder: &Path, rows: &[R]) -> Result<Journal<R>> {
         prepare_folder(folder)?;
         let path = folder.join(R::FILE);
-        let rows = if resume { read(folder)? } else { Vec::new() };
         // Written whole: the columns may be those of an earlier version, and the end may be half a line.
-        write_whole(&path, &to_csv(&rows, true))?;
+        write_whole(&path, &to_csv(rows, true))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "append to"))?;
-        Ok((Journal { path, file, saved: Instant::now(), rows: PhantomData }, rows))
+        Ok(Journal { path, file, saved: Instant::now(), rows: PhantomData })
     }
 
     /// Appends rows, and makes sure now and then that they are on the disk.
@@ -215,6 +237,16 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
         std::fs::write(&path, text.replacen("fused", "fussed", 1)).unwrap();
         assert!(Journal::<Row>::open(folder.path(), true).unwrap_err().to_string().contains("fussed"));
+    }
+
+    #[test]
+    fn one_process_measures_into_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path(), "a.lock").unwrap();
+        let error = lock(folder.path(), "a.lock").unwrap_err().to_string();
+        assert!(error.contains("is being measured into by another process"), "{error}");
+        drop(held);
+        lock(folder.path(), "a.lock").unwrap();
     }
 
     #[test]

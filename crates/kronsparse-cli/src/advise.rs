@@ -14,7 +14,7 @@ use kronsparse::convert::Selection;
 use kronsparse_bench::Kind;
 use regex::Regex;
 
-use crate::device::{Device, GpuName};
+use crate::device::Device;
 use crate::output;
 use crate::progress::Progress;
 
@@ -55,7 +55,7 @@ pub(crate) struct AdviseArgs {
     #[arg(short, long, value_name = "SHARE|FROM..TO", default_value_t, allow_hyphen_values = true)]
     budget: Budget,
     /// What is advised for: h100, which need not be there, a GPU of this machine as cuda:N, or cpu
-    #[arg(long, default_value = "h100")]
+    #[arg(long, default_value = "h100", value_parser = Device::any)]
     device: Device,
     /// What is to be least: time, energy or memory
     #[arg(long, default_value = "time")]
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
     if args.device != Device::Cpu && (args.calibration.is_some() || args.recalibrate) {
         bail!("--calibration and --recalibrate are about the CPU; add --device cpu");
     }
-    if args.measure && args.device == Device::Gpu(GpuName::H100) {
+    if args.measure && args.device == Device::H100 {
         bail!(
             "--measure needs the device at hand, and h100 is a description of one; add --device cuda:0 or --device cpu"
         );
@@ -122,7 +122,7 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
         bail!("--top {} --seconds {}: expected at least one chain and 0 to 3600 seconds", args.top, args.seconds);
     }
     // The energy of a GPU that is at hand is measured, whether there is an estimate or not.
-    let later = args.objective == Objective::Energy && args.measure && matches!(args.device, Device::Gpu(_));
+    let later = args.objective == Objective::Energy && args.measure && args.device != Device::Cpu;
     let options = Options {
         batches: args.batch.clone(),
         layout: args.layout,
@@ -156,10 +156,7 @@ pub(crate) fn run(args: &AdviseArgs) -> Result<()> {
 
 /// Measures on the device; what could not be measured, in words.
 fn of_device(args: &AdviseArgs, advice: &mut Advice, kind: Kind) -> Result<Vec<String>> {
-    let gpu = match args.device {
-        Device::Gpu(GpuName::Cuda(ordinal)) => Some(ordinal),
-        _ => None,
-    };
+    let gpu = args.device.ordinal();
     let energy = args.objective == Objective::Energy;
     measure::measure(advice, kind, measure::How { gpu, top: args.top, seconds: args.seconds, energy })
 }
@@ -189,7 +186,7 @@ fn of_model(
 /// The device, and for the CPU where its ceilings came from.
 fn target(args: &AdviseArgs) -> Result<(Target, Option<Source>)> {
     match args.device {
-        Device::Gpu(name) => Ok((Target::Gpu(Box::new(name.open()?)), None)),
+        gpu @ (Device::Cuda(_) | Device::H100) => Ok((Target::Gpu(Box::new(gpu.open()?)), None)),
         Device::Cpu => {
             let progress = Progress::spinner("measuring what this CPU can do");
             let (calibration, origin, remark) = match &args.calibration {

@@ -14,6 +14,8 @@ use kronsparse_bench::gpu::prepare::{Compiled, Target};
 use kronsparse_bench::study::{Ahead, Cell, Plan};
 use kronsparse_bench::{Error, Result};
 
+use crate::shares;
+
 /// Cores that are left to the measurement, and the most workers: a few are faster than a GPU measures.
 const LEFT: usize = 2;
 const MOST: usize = 8;
@@ -24,10 +26,11 @@ pub(crate) fn processes() -> usize {
     cores.saturating_sub(LEFT).clamp(1, MOST)
 }
 
-/// The workers of a measurement; they end when it is dropped.
+/// The workers of a measurement; they end when it is dropped, be it by an error.
 #[derive(Default)]
 pub(crate) struct Workers {
     shared: Arc<Shared>,
+    processes: Vec<Arc<Process>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -63,11 +66,7 @@ impl Ahead for Workers {
         let count = processes().min(keys.len());
         let workers = (0..count).map(|_| Worker::start(target)).collect::<Result<Vec<_>>>()?;
         *self.shared.state() = State { done: vec![false; keys.len()], keys, alive: count, ..State::default() };
-        for worker in workers {
-            let shared = self.shared.clone();
-            self.threads.push(std::thread::spawn(move || serve(worker, &shared)));
-        }
-        Ok(())
+        workers.into_iter().try_for_each(|worker| self.employ(worker))
     }
 
     fn wait(&mut self, at: usize) {
@@ -79,6 +78,16 @@ impl Ahead for Workers {
 }
 
 impl Workers {
+    /// Gives a worker its work, in a thread that waits for its answers.
+    fn employ(&mut self, worker: Worker) -> Result<()> {
+        let (shared, process) = (self.shared.clone(), worker.process.clone());
+        let name = format!("compiling {}", self.threads.len());
+        let thread = std::thread::Builder::new().name(name).spawn(move || serve(worker, &shared));
+        self.processes.push(process);
+        self.threads.push(thread.map_err(|source| Error::Io { path: WORKER.into(), action: "start", source })?);
+        Ok(())
+    }
+
     /// What was compiled so far, in a sentence; and what went wrong.
     pub(crate) fn report(&self) -> Option<String> {
         let state = self.shared.state();
@@ -95,11 +104,12 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // Whoever compiles ends with the cell at hand.
+        // Nobody needs what is being compiled any more; a cache never has half of a kernel.
         {
             let mut state = self.shared.state();
             state.next = state.keys.len();
         }
+        self.processes.iter().for_each(|process| process.kill());
         for thread in self.threads.drain(..) {
             // A thread that panicked has nothing to tell.
             let _ = thread.join();
@@ -139,16 +149,32 @@ fn serve(mut worker: Worker, shared: &Shared) {
     shared.changed.notify_all();
 }
 
+/// What these processes are called in errors.
+const WORKER: &str = "a process that compiles kernels";
+
+/// The process of a worker, which may be ended from elsewhere.
+struct Process(Mutex<Child>);
+
+impl Process {
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+    /// One that has ended cannot be killed, and need not be.
+    fn kill(&self) {
+        let _ = self.child().kill();
+    }
+}
+
 /// A process that compiles.
 struct Worker {
-    child: Child,
+    process: Arc<Process>,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
 impl Worker {
     fn start(target: &Target) -> Result<Worker> {
-        let fail = |source| Error::Io { path: "a worker that compiles kernels".into(), action: "start", source };
+        let fail = |source| Error::Io { path: WORKER.into(), action: "start", source };
         let program = std::env::current_exe().map_err(fail)?;
         let spawn = |mut command: Command| {
             command.args(std::env::args_os().skip(1)).arg("--prepare-worker");
@@ -163,7 +189,8 @@ impl Worker {
         };
         let mut child = child.map_err(fail)?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
-        let mut worker = Worker { child, input, output: BufReader::new(output.expect("its output is a pipe")) };
+        let process = Arc::new(Process(Mutex::new(child)));
+        let mut worker = Worker { process, input, output: BufReader::new(output.expect("its output is a pipe")) };
         worker.tell(&target.to_string()).map_err(fail)?;
         Ok(worker)
     }
@@ -178,24 +205,16 @@ impl Worker {
         let mut line = String::new();
         let read = self.tell(key).and_then(|()| self.output.read_line(&mut line));
         read.map_err(|error| error.to_string())?;
-        answer(&line).ok_or_else(|| format!("expected three numbers for {key}, found `{}`", line.trim_end()))
+        shares::compiled(&line).ok_or_else(|| format!("expected three numbers for {key}, found `{}`", line.trim_end()))
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The end of its input is its end.
+        // The end of its input is its end, and so is that of its owner.
         drop(self.input.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// The answer of a worker.
-fn answer(line: &str) -> Option<Compiled> {
-    let numbers = line.split_whitespace().map(|word| word.parse().ok()).collect::<Option<Vec<usize>>>()?;
-    match numbers[..] {
-        [all, fresh, failed] => Some(Compiled { all, fresh, failed }),
-        _ => None,
+        self.process.kill();
+        let _ = self.process.child().wait();
     }
 }
 
@@ -208,11 +227,10 @@ pub(crate) fn work(plan: &Plan) -> Result<()> {
     for line in lines {
         let key = line.map_err(fail)?;
         let cell = cells.get(&key).ok_or_else(|| Error::Definition {
-            place: "a worker that compiles kernels".into(),
+            place: WORKER.into(),
             why: format!("`{key}` is no cell of this study"),
         })?;
-        let Compiled { all, fresh, failed } = plan.compile(cell, &target);
-        crate::bench::print(&format!("{all} {fresh} {failed}"))?;
+        shares::answer(plan.compile(cell, &target))?;
     }
     Ok(())
 }
@@ -221,12 +239,23 @@ pub(crate) fn work(plan: &Plan) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// A worker that runs something else.
+    fn made_up(command: &str, argument: &[&str]) -> Worker {
+        let mut child =
+            Command::new(command).args(argument).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Worker { process: Arc::new(Process(Mutex::new(child))), input, output }
+    }
+
     #[test]
-    fn answers_are_three_numbers() {
-        assert_eq!(answer("4 3 1\n"), Some(Compiled { all: 4, fresh: 3, failed: 1 }));
-        for wrong in ["", "\n", "4 3", "4 3 1 0", "4 3 x"] {
-            assert_eq!(answer(wrong), None, "{wrong}");
-        }
+    fn workers_end_with_the_measurement_whatever_they_do() {
+        let mut workers = Workers::default();
+        *workers.shared.state() = State { done: vec![false], keys: vec!["cell".into()], alive: 1, ..State::default() };
+        // It reads nothing, answers nothing, and would do so for a minute.
+        workers.employ(made_up("sleep", &["60"])).unwrap();
+        let begin = std::time::Instant::now();
+        drop(workers);
+        assert!(begin.elapsed().as_secs() < 30, "{:?}", begin.elapsed());
     }
 
     #[test]
@@ -235,10 +264,7 @@ mod tests {
         let keys: Vec<String> = (0..3).map(|at| format!("cell {at}")).collect();
         *workers.shared.state() = State { done: vec![false; 3], keys, alive: 1, ..State::default() };
         // It answers with something else, and ends.
-        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        let (worker, shared) = (Worker { child, input, output }, workers.shared.clone());
-        workers.threads.push(std::thread::spawn(move || serve(worker, &shared)));
+        workers.employ(made_up("cat", &[])).unwrap();
         (0..3).for_each(|at| workers.wait(at));
         let report = workers.report().unwrap();
         assert!(report.contains("a worker was lost: expected three numbers for cell 0, found `cell 0`"), "{report}");

@@ -11,7 +11,7 @@ use kronsparse_bench::{
     Cache, Definition, Error, Event, Kind, Options, Record, Result, Sweep, format, gpu, record, report, summary,
 };
 
-use crate::bench_gpu::{self, Device, GpuArgs};
+use crate::bench_gpu::{self, GpuArgs};
 
 /// Measure every algorithm on this machine: verified, in turn, against the roofline of the same run
 #[derive(Debug, clap::Args)]
@@ -123,8 +123,8 @@ fn measure(args: &Args, out: &Path) -> Result<Option<Record>> {
         wanted
     };
     let bar = || progress(definition.cases.len());
-    let record = match args.gpu.device {
-        Device::Cpu => {
+    let record = match args.gpu.device.ordinal() {
+        None => {
             if let Some(flag) = args.gpu.misplaced() {
                 let why = "says something about a GPU only; add --device cuda:0".into();
                 return Err(Error::Definition { place: flag.into(), why });
@@ -145,7 +145,7 @@ fn measure(args: &Args, out: &Path) -> Result<Option<Record>> {
             bar.finish_and_clear();
             record?
         }
-        Device::Cuda(ordinal) => {
+        Some(ordinal) => {
             let usual = gpu::Options::default();
             let options = gpu::Options {
                 algorithms: algorithms(&usual.algorithms),

@@ -1,42 +1,18 @@
-//! `kronsparse bench --device cuda:N`: what of the command is peculiar to GPUs. Flags, the run, and the workers that compile.
+//! `kronsparse bench --device cuda:N`: what of the command is peculiar to GPUs. Flags, the run, and what is compiled before it.
 
-use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::str::FromStr;
 
 use kronsparse_bench::gpu::{self, prepare};
 use kronsparse_bench::{Definition, Earlier, Error, Observer, Record, Result};
 
-/// Where to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Device {
-    /// This machine's CPU.
-    Cpu,
-    /// A GPU by its number.
-    Cuda(usize),
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Device, String> {
-        let number = text
-            .strip_prefix("cuda")
-            .map(|rest| rest.strip_prefix(':').unwrap_or(if rest.is_empty() { "0" } else { "" }));
-        match (text, number.map(str::parse)) {
-            ("cpu", _) => Ok(Device::Cpu),
-            (_, Some(Ok(number))) => Ok(Device::Cuda(number)),
-            _ => Err("expected cpu, cuda or cuda:N".into()),
-        }
-    }
-}
+use crate::device::Device;
+use crate::shares;
 
 /// The flags that only a GPU has.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GpuArgs {
     /// Where to measure: cpu, or a GPU as cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = Device::at_hand)]
     pub(crate) device: Device,
     /// GPU: measure the energy of every algorithm, each over so many seconds (0.5 if no number is given)
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.5")]
@@ -113,74 +89,13 @@ pub(crate) fn prepare_all(
     definition: &Definition,
     options: &gpu::Options,
 ) -> Result<()> {
-    if let Some(text) = &args.prepare_share {
-        let share = share(text)?;
-        answer(prepare::compile(definition, &options.algorithms, options.memory_limit, ordinal, share)?);
+    let Some(text) = &args.prepare_share else {
+        let target = prepare::Target::of(&kronsparse::cuda::Device::open(ordinal)?);
+        shares::report(&shares::compile_everywhere(&target, "")?);
         return Ok(());
-    }
-    let shares = compile_everywhere("")?;
-    // Every worker knows of all kernels.
-    report(shares.first().map_or(0, |share| share.all), &shares);
-    Ok(())
-}
-
-/// Runs this command again in as many processes as there are cores, each with a share of the kernels (`--prepare-share`) and with `told` on
-/// its standard input; what each of them did.
-pub(crate) fn compile_everywhere(told: &str) -> Result<Vec<prepare::Compiled>> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let program =
-        std::env::current_exe().map_err(|source| Error::Io { path: "this program".into(), action: "find", source })?;
-    let fail = |action: &'static str| {
-        let path = program.clone();
-        move |source| Error::Io { path, action, source }
     };
-    let start = |share: usize| {
-        let mut command = Command::new(&program);
-        command.args(std::env::args_os().skip(1)).arg("--prepare-share").arg(format!("{share}/{cores}"));
-        let mut worker = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(fail("start"))?;
-        let written = worker.stdin.take().map_or(Ok(()), |mut input| input.write_all(told.as_bytes()));
-        match written {
-            // One that has ended before says why itself.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(fail("write to")(error)),
-            _ => Ok(worker),
-        }
-    };
-    let workers = (0..cores).map(start).collect::<Result<Vec<_>>>()?;
-    let mut shares = Vec::new();
-    for (share, worker) in workers.into_iter().enumerate() {
-        let output = worker.wait_with_output().map_err(fail("wait for"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let numbers: Vec<usize> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        match (output.status.success(), numbers.as_slice()) {
-            (true, &[all, fresh, failed]) => shares.push(prepare::Compiled { all, fresh, failed }),
-            _ => {
-                let why = format!("worker {share} of {cores} ended with {}", output.status);
-                return Err(Error::Definition { place: "--prepare".into(), why });
-            }
-        }
-    }
-    Ok(shares)
-}
-
-/// Says what the workers did about `all` kernels.
-pub(crate) fn report(all: usize, shares: &[prepare::Compiled]) {
-    let (fresh, failed): (usize, usize) = shares.iter().fold((0, 0), |sum, s| (sum.0 + s.fresh, sum.1 + s.failed));
-    eprintln!("{all} kernels: {fresh} compiled now by {} processes, {failed} do not compile", shares.len());
-}
-
-/// The share of the kernels that a worker compiles, from `K/N`.
-pub(crate) fn share(text: &str) -> Result<(usize, usize)> {
-    let numbers = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
-    numbers.filter(|(k, n)| k < n).ok_or_else(|| Error::Definition {
-        place: "--prepare-share".into(),
-        why: format!("expected K/N with K < N, found {text}"),
-    })
-}
-
-/// Tells the process that started this one what was compiled.
-pub(crate) fn answer(compiled: prepare::Compiled) {
-    let prepare::Compiled { all, fresh, failed } = compiled;
-    println!("{all} {fresh} {failed}");
+    let (share, (target, _)) = (shares::share(text)?, shares::told()?);
+    shares::answer(prepare::compile(definition, &options.algorithms, options.memory_limit, &target, share))
 }
 
 #[cfg(test)]
@@ -189,16 +104,6 @@ mod tests {
     use kronsparse::plan::Algorithm;
 
     use super::*;
-
-    #[test]
-    fn devices_by_name() {
-        let read = |text: &str| text.parse::<Device>();
-        assert_eq!(read("cpu"), Ok(Device::Cpu));
-        assert_eq!([read("cuda"), read("cuda:0"), read("cuda:3")], [0, 0, 3].map(|n| Ok(Device::Cuda(n))));
-        for wrong in ["gpu", "cuda3", "cuda:", "cuda:x", "cuda:-1", ""] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[derive(clap::Parser)]
     struct Flags {

@@ -10,7 +10,7 @@ use kronsparse::cuda;
 use kronsparse_bench::format;
 use serde_json::{Value, json};
 
-use crate::bench_gpu::Device;
+use crate::device::Device;
 use crate::output::{self, HEADING};
 use crate::progress::Progress;
 
@@ -27,7 +27,7 @@ Examples:
   kronsparse calibrate --show            what is kept")]
 pub(crate) struct CalibrateArgs {
     /// What to measure: cpu, or a GPU as cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = Device::at_hand)]
     device: Device,
     /// Show what is kept, and measure nothing
     #[arg(long)]
@@ -41,18 +41,46 @@ pub(crate) struct CalibrateArgs {
 struct Shown {
     machine: String,
     origin: String,
-    /// Name and figure, for people and for programs.
-    figures: Vec<(&'static str, String, Value)>,
+    /// Why it could not be kept.
+    lost: Option<String>,
+    figures: Vec<Figure>,
+}
+
+/// One of its figures.
+struct Figure {
+    /// For people.
+    name: &'static str,
+    /// With its unit, for people.
+    text: String,
+    /// What programs find behind the name.
+    unit: &'static str,
+    /// In that unit.
+    value: Value,
+}
+
+impl Figure {
+    /// The key in JSON: the name and the unit.
+    fn key(&self) -> String {
+        format!("{}_{}", self.name.replace(' ', "_"), self.unit)
+    }
 }
 
 pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
-    let shown = match args.device {
-        Device::Cpu => of_cpu(args)?,
-        Device::Cuda(ordinal) => of_gpu(args, ordinal)?,
+    let shown = match args.device.ordinal() {
+        None => of_cpu(args)?,
+        Some(ordinal) => of_gpu(args, ordinal)?,
     };
+    print(args, &shown)?;
+    match shown.lost {
+        Some(why) => bail!("what was measured is not kept, and later estimates do not know it: {why}"),
+        None => Ok(()),
+    }
+}
+
+fn print(args: &CalibrateArgs, shown: &Shown) -> Result<()> {
     if args.json {
         let figures: serde_json::Map<String, Value> =
-            shown.figures.into_iter().map(|(name, _, value)| (name.replace(' ', "_"), value)).collect();
+            shown.figures.iter().map(|figure| (figure.key(), figure.value.clone())).collect();
         return output::print_json(&json!({
             "machine": shown.machine,
             "origin": shown.origin,
@@ -65,8 +93,8 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
     };
     line("machine", &shown.machine);
     line("calibration", &shown.origin);
-    for (name, figure, _) in &shown.figures {
-        line(name, figure);
+    for figure in &shown.figures {
+        line(figure.name, &figure.text);
     }
     output::print(&text)
 }
@@ -85,13 +113,14 @@ fn of_cpu(args: &CalibrateArgs) -> Result<Shown> {
     let Calibration { flops_f32, flops_f64, memory_bytes, memory_bytes_alone, cache_bytes, .. } = calibration;
     Ok(Shown {
         machine: format!("{}, {} threads, {}", machine.cpu, machine.threads, machine.isa),
+        lost: lost(&origin),
         origin: origin.to_string(),
         figures: vec![
-            rate("memory", memory_bytes, "B/s"),
-            rate("memory by one thread", memory_bytes_alone, "B/s"),
-            rate("caches of the cores", cache_bytes, "B/s"),
-            rate("products in f32", flops_f32, "FLOP/s"),
-            rate("products in f64", flops_f64, "FLOP/s"),
+            rate("memory", memory_bytes, BYTES),
+            rate("memory by one thread", memory_bytes_alone, BYTES),
+            rate("caches of the cores", cache_bytes, BYTES),
+            rate("products in f32", flops_f32, FLOPS),
+            rate("products in f64", flops_f64, FLOPS),
         ],
     })
 }
@@ -115,21 +144,29 @@ fn of_gpu(args: &CalibrateArgs, ordinal: usize) -> Result<Shown> {
     let (major, minor) = machine.capability;
     let GpuCalibration { at, memory_bytes, cache_bytes, flops: [half, tf32, f32, f64], kernel_ns, milliwatts, .. } =
         calibration;
-    let power = |name, at: usize| match milliwatts {
-        Some(power) => (name, format!("{:.0} W", power[at] as f64 * 1e-3), json!(power[at] as f64 * 1e-3)),
-        None => (name, "not told by this GPU".into(), Value::Null),
+    let power = |name, at: usize| {
+        let watts = milliwatts.map(|power| power[at] as f64 * 1e-3);
+        let text = watts.map_or_else(|| "not told by this GPU".into(), |watts| format!("{watts:.0} W"));
+        Figure { name, text, unit: "watts", value: json!(watts) }
     };
+    let kernel = kernel_ns as f64 * 1e-9;
     Ok(Shown {
         machine: format!("{}, compute capability {major}.{minor}, {} SMs", machine.name, machine.multiprocessors),
+        lost: lost(&origin),
         origin: format!("{origin}, of {}", format::date(at)),
         figures: vec![
-            rate("memory", memory_bytes, "B/s"),
-            rate("second-level cache", cache_bytes, "B/s"),
-            rate("products in f16", half, "FLOP/s"),
-            rate("products in tf32", tf32, "FLOP/s"),
-            rate("products in f32", f32, "FLOP/s"),
-            rate("products in f64", f64, "FLOP/s"),
-            ("kernel behind another", format::seconds(kernel_ns as f64 * 1e-9), json!(kernel_ns as f64 * 1e-9)),
+            rate("memory", memory_bytes, BYTES),
+            rate("second-level cache", cache_bytes, BYTES),
+            rate("products in f16", half, FLOPS),
+            rate("products in tf32", tf32, FLOPS),
+            rate("products in f32", f32, FLOPS),
+            rate("products in f64", f64, FLOPS),
+            Figure {
+                name: "kernel behind another",
+                text: format::seconds(kernel),
+                unit: "seconds",
+                value: json!(kernel),
+            },
             power("power with nothing to do", 0),
             power("power of a large product", 1),
         ],
@@ -143,7 +180,21 @@ fn nothing(path: &Path) -> Result<Shown> {
     bail!("{}: there is no calibration of this machine; leave out --show to make one", path.display())
 }
 
-fn rate(name: &'static str, per_second: u64, unit: &str) -> (&'static str, String, Value) {
-    let (factor, prefix) = if per_second >= 1_000_000_000_000 { (1e-12, "T") } else { (1e-9, "G") };
-    (name, format!("{} {prefix}{unit}", format::significant(per_second as f64 * factor)), json!(per_second))
+/// Why it is not in a file, if so.
+fn lost(origin: &Origin) -> Option<String> {
+    match origin {
+        Origin::NotKept(why) => Some(why.clone()),
+        Origin::Read(_) | Origin::Kept(_) => None,
+    }
 }
+
+/// Bytes or operations in a second.
+fn rate(name: &'static str, per_second: u64, (unit, key): (&str, &'static str)) -> Figure {
+    let (factor, prefix) = if per_second >= 1_000_000_000_000 { (1e-12, "T") } else { (1e-9, "G") };
+    let text = format!("{} {prefix}{unit}/s", format::significant(per_second as f64 * factor));
+    Figure { name, text, unit: key, value: json!(per_second) }
+}
+
+/// Units of rates, for people and for programs.
+const BYTES: (&str, &str) = ("B", "bytes_per_second");
+const FLOPS: (&str, &str) = ("FLOP", "flops_per_second");

@@ -2,7 +2,7 @@
 //!
 //! Results go to stdout, progress and the one sentence of an error to stderr. Exit codes: 0 done, 2 bad input or a file
 //! that cannot be read or written, 101 a bug of ours; `bench` and `study` return 1 when an
-//! algorithm gave a wrong result.
+//! algorithm gave a wrong result, `validate` when a problem could not be measured to its end.
 
 mod advise;
 mod ahead;
@@ -19,6 +19,7 @@ mod multiply;
 mod output;
 mod plan;
 mod progress;
+mod shares;
 mod study;
 mod table;
 mod tune;

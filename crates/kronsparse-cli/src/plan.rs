@@ -11,7 +11,7 @@ use kronsparse::{Activation, ChainPattern, ChainSpec, Join, Layout};
 use kronsparse_bench::{Kind, format};
 use serde_json::{Value, json};
 
-use crate::device::GpuName;
+use crate::device::Device;
 use crate::output::{self, HEADING, grouped, json_number};
 use crate::table::{Align, render};
 
@@ -56,8 +56,8 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     combine: bool,
     /// The GPU to plan for: h100, which need not be there, or one of this machine as cuda:N
-    #[arg(long, default_value = "h100")]
-    device: GpuName,
+    #[arg(long, default_value = "h100", value_parser = Device::gpu)]
+    device: Device,
     /// Print one JSON document
     #[arg(long)]
     json: bool,

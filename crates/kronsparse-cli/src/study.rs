@@ -12,7 +12,7 @@ use kronsparse_bench::{Error, Event, Kind, Options, Record, Result};
 
 use crate::ahead::{self, Workers};
 use crate::bench::{print, progress, show, typed};
-use crate::bench_gpu::Device;
+use crate::device::Device;
 
 /// Redo the article's study on this machine: its grid of patterns, layers of transformers, many batch sizes; and one page of it
 #[derive(Debug, clap::Args)]
@@ -67,7 +67,7 @@ enum Task {
 #[derive(Debug, clap::Args)]
 struct MeasureArgs {
     /// Where to measure: cpu, or a GPU as cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = Device::at_hand)]
     device: Device,
     /// Which patterns: paper (728) or quick (12); paper on a GPU and quick on a CPU by default
     #[arg(long, value_name = "paper|quick")]
@@ -199,9 +199,9 @@ fn plan(args: &MeasureArgs) -> Result<Plan> {
     if let Some(wrong) = args.minutes.filter(|m| !(*m > 0.0 && *m <= 1e6)) {
         return refuse("--minutes", format!("expected more than 0 and at most 1000000, found {wrong}"));
     }
-    let (device, usual_budget) = match args.device {
-        Device::Cpu => (study::Device::Cpu, 0.03),
-        Device::Cuda(ordinal) => (study::Device::Cuda(ordinal), 0.003),
+    let (device, usual_budget) = match args.device.ordinal() {
+        None => (study::Device::Cpu, 0.03),
+        Some(ordinal) => (study::Device::Cuda(ordinal), 0.003),
     };
     let request = Request {
         grid: args.grid.unwrap_or(if gpu { Grid::Paper } else { Grid::Quick }),
@@ -237,9 +237,9 @@ fn announce(plan: &Plan, open: &[Cell], args: &MeasureArgs) {
     let there = shard_cells - open.len();
     let resumed = if there > 0 { format!("{there} of {shard_cells} cells are there; ") } else { String::new() };
     let shard = if args.shard.of > 1 { format!(", shard {}", args.shard) } else { String::new() };
-    let compiling = match args.device {
-        Device::Cpu => 0.0,
-        Device::Cuda(_) => plan.compilation(open.len(), ahead::processes()),
+    let compiling = match args.device.ordinal() {
+        None => 0.0,
+        Some(_) => plan.compilation(open.len(), ahead::processes()),
     };
     let time = minutes(plan.estimate(open).max(compiling));
     let mut text =

@@ -13,7 +13,7 @@ use kronsparse::{Activation, Join, Layout};
 use kronsparse_bench::{Cache, Kind, format, summary};
 use serde_json::json;
 
-use crate::bench_gpu::Device;
+use crate::device::Device;
 use crate::output;
 use crate::progress::Progress;
 use crate::table::{Align, render};
@@ -62,7 +62,7 @@ pub(crate) struct TuneArgs {
     #[arg(long, default_value_t)]
     join: Join,
     /// Where to measure: cpu, or a GPU as cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = Device::at_hand)]
     device: Device,
     /// Threads of the CPU; 0 means all cores
     #[arg(long, value_name = "T", default_value_t = 0)]

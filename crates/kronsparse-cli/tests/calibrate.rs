@@ -23,11 +23,14 @@ fn a_cpu_is_measured_once_and_shown_again() {
     let (code, measured, error) = run(&sandbox, &["calibrate", "--json"]);
     assert_eq!((code, error.as_str()), (Some(0), ""), "{measured}");
     let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
-    assert!(measured["figures"]["memory"].as_u64().unwrap() > 100_000_000, "{measured}");
+    assert!(measured["figures"]["memory_bytes_per_second"].as_u64().unwrap() > 100_000_000, "{measured}");
     assert!(measured["origin"].as_str().unwrap().starts_with("measured now, kept in "), "{measured}");
     let (_, shown, _) = run(&sandbox, &["calibrate", "--show", "--json"]);
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["figures"], measured["figures"]);
+    for key in measured["figures"].as_object().unwrap().keys() {
+        assert!(key.ends_with("_bytes_per_second") || key.ends_with("_flops_per_second"), "{key} has no unit");
+    }
     let (_, text, _) = run(&sandbox, &["calibrate", "--show"]);
     for part in ["machine ", "products in f64 ", "read from ", "GB/s"] {
         assert!(text.contains(part), "`{part}` is missing in:\n{text}");
@@ -39,11 +42,22 @@ fn a_cpu_is_measured_once_and_shown_again() {
 
     let files: Vec<_> = std::fs::read_dir(sandbox.path("cache")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [file] = &files[..] else { panic!("{files:?}") };
-    let figure = shown["figures"]["products_in_f32"].to_string();
+    let figure = shown["figures"]["products_in_f32_flops_per_second"].to_string();
     let damaged = std::fs::read_to_string(file).unwrap().replace(&figure, "123456789123");
     std::fs::write(file, damaged).unwrap();
     let (code, _, error) = run(&sandbox, &["calibrate", "--show"]);
     assert!(code == Some(2) && error.contains("a damaged calibration: the checksum does not fit"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_kept_is_shown_and_is_an_error() {
+    let sandbox = Sandbox::new();
+    // A file where the folder should be.
+    std::fs::write(sandbox.path("cache"), "x").unwrap();
+    let (code, text, error) = run(&sandbox, &["calibrate"]);
+    assert!(text.contains("memory by one thread") && text.contains("measured now, not kept: "), "{text}");
+    assert!(code == Some(2) && error.starts_with("error: what was measured is not kept"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[test]

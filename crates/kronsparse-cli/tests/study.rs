@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::Random;
+use kronsparse::cuda::libraries::{self, Library};
 
 /// A study that takes a few seconds, most of which are the ceilings of this machine: 26 cells, two algorithms.
 const TINY: [&str; 13] = [
@@ -27,6 +28,16 @@ const TINY: [&str; 13] = [
     "0",
 ];
 const CELLS: usize = 26;
+
+/// Whether NVRTC is there. Where it is not, one line past the test's captured output says that nothing was compiled; with
+/// `KRONSPARSE_REQUIRE_NVRTC` set, as CI does, that is a failure.
+fn nvrtc(test: &str) -> bool {
+    let Err(why) = libraries::find(Library::Nvrtc) else { return true };
+    assert!(std::env::var_os("KRONSPARSE_REQUIRE_NVRTC").is_none(), "KRONSPARSE_REQUIRE_NVRTC is set, but {why}");
+    // Not `eprintln!`, which a passing test keeps to itself.
+    let _ = writeln!(std::io::stderr(), "NOT RUN: the compilation in {test}: {why}");
+    false
+}
 
 fn command(more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kronsparse"));
@@ -321,6 +332,8 @@ fn whole_models_are_shown_and_damaged_ones_refused_before_anything_is_measured()
 
 #[test]
 fn a_worker_compiles_cells_without_a_gpu() {
+    // Without a compiler the rest is tested all the same.
+    let compiles = nvrtc("a_worker_compiles_cells_without_a_gpu");
     let folder = tempfile::tempdir().unwrap();
     let mut worker = Command::new(env!("CARGO_BIN_EXE_kronsparse"))
         .args(["study", "--device", "cuda:0", "--grid", "quick", "--prepare-worker"])
@@ -345,10 +358,10 @@ fn a_worker_compiles_cells_without_a_gpu() {
     let first = ask("(1,64,64,64) f16 bsf n = 25088 cold");
     let all = first[0];
     assert!(first.len() == 3 && (2..=5).contains(&all), "{first:?}");
-    // Compiled, or not where there is no compiler; and known the second time.
-    assert!(first[1] + first[2] == all && (first[1] == 0 || first[2] == 0), "{first:?}");
     let second = ask("(1,64,64,64) f16 bsf n = 25088 cold");
-    assert_eq!(second, [all, 0, first[2]]);
+    // All are compiled, and known the second time.
+    let expected = if compiles { [[all, all, 0], [all, 0, 0]] } else { [[all, 0, all]; 2] };
+    assert_eq!([first, second], expected);
     drop(input);
     assert!(worker.wait().unwrap().success());
     assert!(!folder.path().join("study-out").exists(), "a worker writes no study");

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use common::Sandbox;
 
 const SMALL: [&str; 8] = ["validate", "--problems", "3", "--largest", "256", "--seed", "5", "--out"];
@@ -38,6 +41,12 @@ fn a_few_problems_are_measured_and_gone_on_with() {
         assert!(columns >= 18, "{line}");
     }
     assert!(first.starts_with("0,") && whole.contains(",fused,") && whole.contains(",dense,"), "{whole}");
+    // Whether dense is faster is asked of every problem.
+    assert!(
+        !text.contains("no verdict")
+            && text.lines().any(|line| line.starts_with("chain or dense right") && line.contains("of 3 ")),
+        "{text}"
+    );
     // All is there: nothing is measured again, and the same is printed.
     assert_eq!(run(&of(&["out"])), text);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
@@ -50,6 +59,56 @@ fn a_few_problems_are_measured_and_gone_on_with() {
     assert!(again.starts_with(&whole[..whole.find("\n2,").unwrap()]), "{again}");
     assert!(of_last(&again) >= of_last(&whole), "{again}");
     assert!(run(&of(&["out"])).contains("3 problems"));
+}
+
+#[test]
+fn warm_caches_are_not_judged_by_predictions_of_cold_ones() {
+    let run =
+        Sandbox::new().run(&["validate", "--problems", "1", "--largest", "64", "--cache", "warm", "--out", "out"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    for part in ["caches warm", "those of 1 problems with warm ones do not count"] {
+        assert!(run.stdout.contains(part), "`{part}` is missing in:\n{}", run.stdout);
+    }
+    let line = |begin: &str| run.stdout.lines().find(|line| line.starts_with(begin)).unwrap().to_owned();
+    assert!(line("untuned within 10 %").contains("of 1 ") && line("predicted").contains("nothing was counted"));
+}
+
+/// Runs a process that compiles for a measurement, told this on its standard input; what it answers, or its error.
+fn worker(told: &str, output: Stdio) -> (Option<i32>, String, String) {
+    let sandbox = Sandbox::new();
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_kronsparse"))
+        .args(["validate", "--device", "cuda:0", "--prepare-share", "0/1"])
+        .env("KRONSPARSE_CACHE", sandbox.path("cache"))
+        .current_dir(sandbox.path("."))
+        .stdin(Stdio::piped())
+        .stdout(output)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    worker.stdin.take().unwrap().write_all(told.as_bytes()).unwrap();
+    let output = worker.wait_with_output().unwrap();
+    assert!(sandbox.files().is_empty(), "a worker writes nothing but kernels");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn what_compiles_needs_no_gpu_and_nobody_who_listens() {
+    let rates: Vec<String> =
+        [3.35e12f64, 2.1, 1.3e-6, 3e13, 6e13, 6e13, 4.9e14, 9.9e14].map(|rate| rate.to_bits().to_string()).into();
+    let target = format!("sm_90a 9 0 132 232448 52428800 {}\n", rates.join(" "));
+    // No problem, no kernel.
+    assert_eq!(worker(&target, Stdio::piped()), (Some(0), "0 0 0\n".into(), String::new()));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(worker(&target, writer.into()), (Some(0), String::new(), String::new()));
+    for (told, why) in
+        [("", "thirteen numbers"), ("cuda:0\n", "thirteen numbers"), (&format!("{target}x\n"), "found x")]
+    {
+        let (code, answer, error) = worker(told, Stdio::piped());
+        assert!(code == Some(2) && answer.is_empty() && error.contains(why), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
 }
 
 #[test]

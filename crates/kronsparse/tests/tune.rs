@@ -105,6 +105,12 @@ fn every_stored_way_multiplies_right() {
             assert_eq!(operator.algorithm(n, layout), *algorithm);
             let threads = if arguments.is_empty() { "on up to 2 threads" } else { "on up to 1 thread;" };
             assert!(operator.explain(n, layout).contains(threads), "{}", operator.explain(n, layout));
+            // As records name it, beside all threads that rayon has.
+            let threads: usize = if arguments.is_empty() { THREADS } else { 1 };
+            let found = &operator.steps(n, layout)[0];
+            let fewer = (threads != rayon::current_num_threads()).then(|| format!("threads={threads}"));
+            let expected = (algorithm.name().to_string(), 0, chain.factors().len(), fewer.unwrap_or_default());
+            assert_eq!((found.name.clone(), found.at, found.count, found.arguments.clone()), expected);
             // And another number of vectors, by the usual way, with the same scratch.
             let mut scratch = Scratch::default();
             for n in [n, 3 * n, n] {

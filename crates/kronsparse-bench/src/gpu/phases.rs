@@ -102,14 +102,18 @@ impl Laps {
 pub(super) struct Log(Option<(PathBuf, File)>);
 
 impl Log {
-    /// Opens `folder/phases.csv` behind its last whole line; anew without `resume`.
+    /// Opens `folder/phases.csv` behind its last whole line; anew without `resume`. Errors: it has other columns.
     pub(super) fn open(folder: Option<&Path>, resume: bool) -> Result<Log> {
         let Some(folder) = folder else { return Ok(Log(None)) };
         let path = folder.join(NAME);
+        let whole = if resume { text(&path)? } else { String::new() };
+        if let Some(found) = whole.lines().next().filter(|found| *found != header().trim_end()) {
+            let why = format!("expected the columns {}, found {found}: move it away to go on", header().trim_end());
+            return Err(Error::Record { path, why });
+        }
         let mut options = OpenOptions::new();
         let mut file =
             options.create(true).append(true).truncate(false).open(&path).map_err(Error::io(&path, "append to"))?;
-        let whole = if resume { text(&path)? } else { String::new() };
         let mut begin = || {
             file.set_len(whole.len() as u64)?;
             if whole.is_empty() { file.write_all(header().as_bytes()) } else { Ok(()) }
@@ -230,6 +234,10 @@ mod tests {
         assert_eq!(row("all")[0], 2.52);
         std::fs::write(&path, "chain,other\na,b\n").unwrap();
         assert!(read(folder.path()).unwrap_err().to_string().contains("phases.csv"));
+        // Other columns are not appended to, and not thrown away.
+        let refused = Log::open(Some(folder.path()), true).unwrap_err().to_string();
+        assert!(refused.contains("phases.csv") && refused.contains("found chain,other"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "chain,other\na,b\n");
         assert!(Log::open(Some(folder.path()), false).is_ok());
         assert!(read(folder.path()).unwrap().is_empty());
         let mut none = Log::open(None, true).unwrap();

@@ -1,6 +1,5 @@
 //! Compiles, before anything is measured, every kernel that a run will need: spread over processes, since the compiler works
-//! on one kernel at a time in each. Or ahead of the measurement, case by case ([`compile_case`]), by
-//! processes that open no GPU.
+//! on one kernel at a time in each. Or ahead of the measurement, case by case ([`compile_case`]). These processes open no GPU.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,11 +19,11 @@ use crate::{Definition, Error, Result};
 /// What a share of the work came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
-    /// Kernels of the whole run.
+    /// Kernels of the whole run; of the case or the problems that were asked for, where it was these.
     pub all: usize,
-    /// Kernels of this share that were compiled now.
+    /// Kernels of the share that were compiled now.
     pub fresh: usize,
-    /// Kernels of this share that do not compile; the run will say why.
+    /// Kernels of the share that do not compile; the run will say why.
     pub failed: usize,
 }
 
@@ -87,18 +86,20 @@ fn add(all: &mut BTreeSet<String>, case: &Case, algorithms: &[Algorithm], memory
     }
 }
 
-/// Compiles every `of`-th source, beginning with number `share`, into the cache on the disk.
+/// Compiles every `of`-th source, beginning with number `share`, into the cache on the disk, without asking for a GPU.
 pub fn compile(
     definition: &Definition,
     algorithms: &[Algorithm],
     memory_limit: usize,
-    ordinal: usize,
-    (share, of): (usize, usize),
-) -> Result<Compiled> {
-    let target = Target::of(&Device::open(ordinal)?);
-    let sources = sources(definition, algorithms, memory_limit, &target.machine);
-    let share = sources.iter().skip(share).step_by(of.max(1));
-    Ok(Compiled { all: sources.len(), ..stored(share, &target) })
+    target: &Target,
+    share: (usize, usize),
+) -> Compiled {
+    stored_share(&sources(definition, algorithms, memory_limit, &target.machine), share, target)
+}
+
+/// Compiles every `of`-th of the sources, beginning with number `share`, where the cache does not have it.
+pub(crate) fn stored_share(sources: &[String], (share, of): (usize, usize), target: &Target) -> Compiled {
+    Compiled { all: sources.len(), ..stored(sources.iter().skip(share).step_by(of.max(1)), target) }
 }
 
 /// Compiles the kernels of one case into the cache on the disk, without asking for a GPU.
@@ -108,7 +109,7 @@ pub fn compile_case(case: &Case, algorithms: &[Algorithm], memory_limit: usize, 
     stored(sources.iter(), target)
 }
 
-/// Compiles what the cache does not have.
+/// Compiles what the cache does not have. What does not compile is counted: whoever needs it says why.
 fn stored<'a>(sources: impl Iterator<Item = &'a String>, target: &Target) -> Compiled {
     let cache = Cache::of_user();
     let mut done = Compiled::default();
@@ -126,8 +127,8 @@ fn stored<'a>(sources: impl Iterator<Item = &'a String>, target: &Target) -> Com
 /// process with a context takes time and memory from the one that measures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
-    machine: GpuMachine,
-    architecture: String,
+    pub(crate) machine: GpuMachine,
+    pub(crate) architecture: String,
 }
 
 impl Target {

@@ -40,6 +40,8 @@ pub struct Point<'a> {
 pub enum Dense {
     /// Its time over ours.
     Measured(f64),
+    /// The time of another cell's dense product, of the same shape, over ours.
+    TakenOver(f64),
     /// Not measured, but even at the measured peak of the machine it takes so many times as long as ours, which is more than 1.
     Slower(f64),
     /// Not measured, and nothing follows.
@@ -50,9 +52,17 @@ impl Dense {
     /// Whether ours is faster; `None` if that is not known.
     pub fn is_beaten(self) -> Option<bool> {
         match self {
-            Dense::Measured(speedup) => Some(speedup > 1.0),
+            Dense::Measured(speedup) | Dense::TakenOver(speedup) => Some(speedup > 1.0),
             Dense::Slower(_) => Some(true),
             Dense::Unknown => None,
+        }
+    }
+
+    /// The time of a dense product over ours, be it another cell's.
+    pub fn times(self) -> Option<f64> {
+        match self {
+            Dense::Measured(times) | Dense::TakenOver(times) => Some(times),
+            Dense::Slower(_) | Dense::Unknown => None,
         }
     }
 }
@@ -81,7 +91,8 @@ impl<'a> Point<'a> {
         let own = ours.median_s?;
         let best = best_other(rows);
         let others = rows.iter().filter(|row| !row.is_ours()).filter_map(|row| row.energy_j);
-        let dense = rows.iter().find(|row| row.algorithm == Algorithm::Dense).and_then(|row| row.median_s);
+        let dense = rows.iter().find(|row| row.algorithm == Algorithm::Dense);
+        let dense = dense.and_then(|row| Some((row.median_s?, gpu::is_shared(row))));
         let bound = record.ceiling(ours).map(|ceiling| {
             let chain = &ours.chain;
             2.0 * ours.n as f64 * chain.rows() as f64 * chain.cols() as f64 / ceiling.flops_per_second / own
@@ -98,7 +109,8 @@ impl<'a> Point<'a> {
             },
             rewriting: rows.iter().find_map(|row| row.permutation_share),
             over_dense: match (dense, bound) {
-                (Some(dense), _) => Dense::Measured(dense / own),
+                (Some((dense, false)), _) => Dense::Measured(dense / own),
+                (Some((dense, true)), _) => Dense::TakenOver(dense / own),
                 (None, Some(bound)) if bound > 1.0 => Dense::Slower(bound),
                 _ => Dense::Unknown,
             },
@@ -221,7 +233,9 @@ pub struct AgainstDense {
     pub faster: usize,
     /// Cells in which dense was not measured because it takes longer even at the machine's measured peak.
     pub unmeasured: usize,
-    /// Median of dense's time over ours, where it was measured.
+    /// Cells that took the time of dense over from another one.
+    pub taken_over: usize,
+    /// Median of dense's time over ours, where it has one.
     pub median: Option<f64>,
 }
 
@@ -236,14 +250,14 @@ pub fn against_dense(points: &[Point<'_>]) -> Vec<AgainstDense> {
             sparsity >= from * (1.0 - 1e-9) && sparsity < to * (1.0 - 1e-9)
         });
         let own: Vec<Dense> = own.map(|p| p.over_dense).collect();
-        let measured: Vec<f64> =
-            own.iter().filter_map(|d| if let Dense::Measured(speedup) = d { Some(*speedup) } else { None }).collect();
+        let times: Vec<f64> = own.iter().filter_map(|dense| dense.times()).collect();
         AgainstDense {
             sparsity: if to.is_infinite() { format!("{from} and more") } else { format!("{from} to {to}") },
             cells: own.iter().filter(|d| d.is_beaten().is_some()).count(),
             faster: own.iter().filter(|d| d.is_beaten() == Some(true)).count(),
             unmeasured: own.iter().filter(|d| matches!(d, Dense::Slower(_))).count(),
-            median: median(&measured),
+            taken_over: own.iter().filter(|d| matches!(d, Dense::TakenOver(_))).count(),
+            median: median(&times),
         }
     });
     classes.filter(|class| class.cells > 0).collect()
@@ -376,6 +390,14 @@ pub(super) mod tests {
             ("64 to 256", 1, 1, 1, None),
         ];
         assert_eq!(rows, expected);
+        // The time of another cell counts, and is said to be that.
+        let mut record = made_up();
+        record.rows[1].reason = "the dense product of this shape as measured for (1,4,4,1)".into();
+        let points = super::points(&record);
+        assert_eq!(points[0].over_dense, Dense::TakenOver(2.0));
+        let first = &against_dense(&points)[0];
+        assert_eq!((first.cells, first.faster, first.taken_over, first.median), (1, 1, 1, Some(2.0)));
+        assert_eq!(found.iter().map(|c| c.taken_over).sum::<usize>(), 0);
         // A small product whose bound is below our time says nothing.
         let mut record = made_up();
         record.rows[1].median_s = None;

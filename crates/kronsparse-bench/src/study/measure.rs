@@ -1,6 +1,5 @@
 //! The measurement of a study: planned, announced, measured in rounds into a folder, and gone on with after an interruption.
 
-use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,11 +10,13 @@ use super::page;
 use super::plan::{DESCRIPTION, Device, Plan, Settings};
 use crate::gpu::prepare::Target;
 use crate::gpu::{Hooks, Task};
-use crate::journal::{self, grouped};
+use crate::journal::{self, grouped, lock};
 use crate::record::{Record, Row, prepare_folder, write_whole};
 use crate::run::{Earlier, Observer, share_of_roofline};
 use crate::{Definition, Error, Machine, Result, gpu};
 
+/// The file that keeps other processes from measuring into a study's folder.
+pub(super) const LOCK: &str = "study.lock";
 /// Cells of a round on a GPU. Within one they are ordered by element type, so that a study that is cut off lacks at most so many of one.
 const ROUND: usize = 96;
 /// Cells of a round on a CPU, whose ceilings are measured before and after, seconds long.
@@ -50,7 +51,7 @@ pub trait Ahead {
 pub fn measure(plan: &Plan, folder: &Path, ahead: &mut dyn Ahead, observe: Observer<'_>) -> Result<Record> {
     let until = plan.settings.limit.map(|limit| Instant::now() + limit);
     prepare_folder(folder)?;
-    let _lock = lock(folder)?;
+    let _lock = lock(folder, LOCK)?;
     if !owned(plan, folder)? {
         plan.head.write(folder)?;
     }
@@ -189,22 +190,6 @@ fn run(
     crate::run(definition, &options, observe)
 }
 
-/// Keeps other processes from measuring into the folder for as long as the file that is returned lives; the system frees it with the process.
-pub(super) fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join("study.lock");
-    let file = File::create(&path).map_err(Error::io(&path, "create"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let why = "is being measured into by another process: wait until it has ended, or give another --out";
-            Err(Error::Record { path: folder.to_path_buf(), why: why.into() })
-        }
-        // Some network file systems have no locks.
-        Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(error)) => Err(Error::io(&path, "lock")(error)),
-    }
-}
-
 /// Whether the folder is this study's already; if not, it is free. Errors: it holds something else.
 pub(super) fn owned(plan: &Plan, folder: &Path) -> Result<bool> {
     let fail = |why: String| Err(Error::Record { path: folder.to_path_buf(), why });
@@ -257,16 +242,6 @@ mod tests {
     use super::super::cells::{Grid, Shard};
     use super::super::plan::tests::plan;
     use super::*;
-
-    #[test]
-    fn one_process_measures_into_a_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let held = lock(folder.path()).unwrap();
-        let error = lock(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("is being measured into by another process"), "{error}");
-        drop(held);
-        lock(folder.path()).unwrap();
-    }
 
     #[test]
     fn rounds_are_spread_and_within_them_types_are_side_by_side() {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::cells::{Shard, key_of};
 use super::head::{Head, device_name};
-use super::measure::{lock, order, read, write_page};
+use super::measure::{LOCK, order, read, write_page};
 use super::plan::lacking;
+use crate::journal::lock;
 use crate::record::{Record, prepare_folder};
 use crate::run::raise;
 use crate::{Error, Result};
@@ -118,7 +119,7 @@ pub fn merge(out: &Path, folders: &[PathBuf], mixed: bool) -> Result<(Record, He
     head.merged = machines;
     record.settings.definition = format!("study, {} grid", head.grid);
     prepare_folder(out)?;
-    let _lock = lock(out)?;
+    let _lock = lock(out, LOCK)?;
     head.write(out)?;
     record.write(out)?;
     write_page(&record, &head, out)?;

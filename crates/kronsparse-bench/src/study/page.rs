@@ -6,7 +6,7 @@ use std::fmt::Write;
 use kronsparse::plan::Algorithm;
 use serde_json::{Value, json};
 
-use super::analysis::{D_ORDER, Group, Point, dense_spread, groups, points, rewriting};
+use super::analysis::{D_ORDER, DenseSpread, Group, Point, dense_spread, groups, points, rewriting};
 use super::cells::Part;
 use super::head::{Head, device_name};
 use super::heuristic::Heuristic;
@@ -268,17 +268,7 @@ fn method(body: &mut String, record: &Record, head: &Head) {
     };
     let rewriting = if gpu { "each part of permute-bmm timed within one call" } else { "measured on GPUs only" };
     let explained = explained(record);
-    let dense = dense_spread(record).map_or(String::new(), |spread| {
-        format!(
-            "<li><b>Dense products of one shape</b> take the same time wherever the zeros of their matrix stand: {} cells take it over from \
-             another cell of their shape, with as many zeros, and say so. {} shapes were measured more than once; the longest of their \
-             medians over the shortest is {} in the median and {} at most.</li>",
-            spread.shared,
-            spread.shapes,
-            figures::times(spread.median),
-            figures::times(spread.most)
-        )
-    });
+    let dense = dense_spread(record).map_or(String::new(), |spread| dense_times(&spread));
     let _ = writeln!(
         body,
         "<section id=\"method\"><h2>How it was measured</h2><div class=\"columns\"><ul>\
@@ -295,6 +285,24 @@ fn method(body: &mut String, record: &Record, head: &Head) {
         list(&head.algorithms),
         if head.algorithms == head.algorithms_elsewhere { "the same".into() } else { list(&head.algorithms_elsewhere) },
     );
+}
+
+/// What is said of cells that took the time of their dense product over.
+fn dense_times(spread: &DenseSpread) -> String {
+    let again = match spread.shapes {
+        0 => "No shape was measured more than once".into(),
+        shapes => format!(
+            "{shapes} shapes were measured more than once; the longest of their medians over the shortest is {} in the median and {} at most",
+            figures::times(spread.median),
+            figures::times(spread.most)
+        ),
+    };
+    format!(
+        "<li><b>Dense products of one shape</b> do the same operations wherever the zeros of their matrix stand: {} cells have the time of another \
+         cell of their shape, whose nonzeros are as many within a factor of two or, as theirs, fewer than one in eight. They say so, and are not \
+         verified themselves. {again}.</li>",
+        spread.shared
+    )
 }
 
 #[cfg(test)]
@@ -353,6 +361,18 @@ mod tests {
         assert_eq!((&data["cells"][1]["speedup"], &data["cells"][1]["rewriting"]), (&json!(2.0), &json!(0.5)));
         let plan = data["cells"][0]["rows"][0][6].as_u64().unwrap() as usize;
         assert_eq!(data["plans"][plan], "tiles of 4 </script><b>");
+    }
+
+    #[test]
+    fn what_is_said_of_times_that_were_taken_over_is_what_is_known() {
+        let spread = DenseSpread { shared: 5, shapes: 0, median: None, most: None };
+        let text = dense_times(&spread);
+        assert!(
+            text.contains(" 5 cells have the time") && text.contains("No shape was measured more than once."),
+            "{text}"
+        );
+        let text = dense_times(&DenseSpread { shapes: 2, median: Some(1.01), most: Some(1.04), ..spread });
+        assert!(text.contains("2 shapes were measured") && text.contains("1.04× at most."), "{text}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::analysis::{AgainstDense, Dense, Group, Point, QUANTILES, Rewriting, against_dense, rewriting};
+use super::analysis::{AgainstDense, Group, Point, QUANTILES, Rewriting, against_dense, rewriting};
 use super::figures;
 use super::heuristic::Heuristic;
 use super::models::Models;
@@ -122,6 +122,7 @@ pub(super) fn dense(body: &mut String, grid: &[Point<'_>]) {
                 c.cells.to_string(),
                 percent(c.faster as f64 / c.cells as f64),
                 figures::times(c.median),
+                c.taken_over.to_string(),
                 c.unmeasured.to_string(),
             ]
         };
@@ -135,7 +136,8 @@ pub(super) fn dense(body: &mut String, grid: &[Point<'_>]) {
                     "a·d",
                     "cells",
                     "ours faster",
-                    "median of dense's time over ours, where measured",
+                    "median of dense's time over ours, where it has one",
+                    "its time is that of another cell of its shape",
                     "not run, but slower"
                 ],
                 &classes.iter().map(row).collect::<Vec<_>>()
@@ -151,10 +153,6 @@ pub(super) fn cells(body: &mut String, points: &[Point<'_>]) {
     let mut rows = String::new();
     for (at, point) in points.iter().enumerate() {
         let own = point.ours;
-        let dense = match point.over_dense {
-            Dense::Measured(times) => Some(times),
-            _ => None,
-        };
         let class = match point.wins() {
             Some(true) => " class=\"won\"",
             Some(false) => " class=\"lost\"",
@@ -173,7 +171,7 @@ pub(super) fn cells(body: &mut String, points: &[Point<'_>]) {
             micro(point.best),
             point.best.map_or("–", |row| row.algorithm.name()),
             number(point.speedup),
-            number(dense),
+            number(point.over_dense.times()),
             number(point.energy),
             number(point.rewriting),
         );

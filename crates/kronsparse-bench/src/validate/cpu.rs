@@ -1,4 +1,4 @@
-//! One problem measured on this machine's CPU: every algorithm, beside the estimates that `advise` makes.
+//! One problem measured on this machine's CPU: every algorithm, the dense matrix in any case, beside the estimates that `advise` makes.
 
 use std::hint::black_box;
 
@@ -8,16 +8,18 @@ use kronsparse::cpu::{self, Operator, Options, Scratch};
 use kronsparse::io::{Visit, visit_dtype};
 use kronsparse::measure::{Evictor, Stopwatch, cpu_name};
 use kronsparse::plan::Algorithm;
-use kronsparse::tune::Tuning;
-use kronsparse::{Chain, Error, Result, Scalar};
+use kronsparse::plan::gpu::Cut;
+use kronsparse::tune::{Step, Tuning};
+use kronsparse::{Chain, Result, Scalar};
 
 use super::Row;
-use super::cuda::filled;
+use super::row::{failed, filled, same};
 use super::thrown_away::Stores;
-use super::turns::in_turn;
+use super::turns::{copied, in_turn};
 use super::ways::Way;
 use crate::Cache;
 use crate::definition::Case;
+use crate::gpu::prepare::Target;
 use crate::random::Random;
 
 /// Sampling time of each way while tuning, in seconds.
@@ -37,14 +39,25 @@ impl Bench {
         let (calibration, _, _) = Calibration::of_machine(false)?;
         Ok(Bench { calibration, evictor: Evictor::new(), stores: Stores::new()? })
     }
+}
 
-    /// The rows of a problem; what is wrong is said in them.
-    pub(super) fn measure(&mut self, case: &Case, number: usize, seed: u64) -> Vec<Row> {
+impl super::run::Bench for Bench {
+    fn name(&self) -> &str {
+        cpu_name()
+    }
+
+    fn target(&self) -> Option<Target> {
+        None
+    }
+
+    fn measure(&mut self, case: &Case, number: usize, seed: u64) -> Result<Vec<Row>> {
         let blank = Row::blank(case, number, seed, cpu_name());
         let rows = visit_dtype(case.kind.dtype, One { bench: self, case, blank: blank.clone(), seed });
-        rows.unwrap_or_else(|error| {
-            vec![Row { untuned: true, tuned: true, reason: error.to_string().replace('\n', " "), ..blank }]
-        })
+        Ok(rows.unwrap_or_else(|error| vec![failed(blank, &error)]))
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -77,10 +90,16 @@ impl Visit for One<'_> {
         let usual = Options { tuning: Tuning::Off, ..Options::default() };
         let record = cpu::tune(&chain, &usual, n, layout, cold, TUNING)?;
         let (untuned, tuned) = (record.untuned.steps.clone(), record.best.steps.clone());
-        let ways: Vec<Way> = record
-            .measured
-            .iter()
-            .map(|measured| Way::named(measured.steps.clone(), None, pattern.patterns().len()))
+        let factors = pattern.patterns().len();
+        let mut names: Vec<Vec<Step>> = record.measured.iter().map(|measured| measured.steps.clone()).collect();
+        let dense = vec![Step::algorithm(Cut { at: 0, count: factors }, Algorithm::Dense)];
+        // Tuning leaves it out where the chain has far fewer weights, but whether chain or dense is faster is asked everywhere.
+        if !names.contains(&dense) {
+            names.push(dense);
+        }
+        let ways: Vec<Way> = names
+            .into_iter()
+            .map(|steps| Way::named(steps, None, factors))
             .map(|way| Way { predicted: predicted(&way, case, &bench.calibration), ..way })
             .collect();
         let tuning = bench.stores.with(record)?;
@@ -94,14 +113,13 @@ impl Visit for One<'_> {
                 Options { algorithm: step.name.parse()?, threads, ..usual.clone() }
             };
             let operator = Operator::new(&chain, options)?;
+            same(&operator.steps(n, layout), way)?;
             let scratch = Scratch::new(operator.apply_scratch(n, layout));
             Ok(Ready { operator, scratch, calls: 1 })
         };
         let mut all: Vec<Result<Ready<T>>> = ways.iter().map(ready).collect();
         let samples = in_turn(ways.len(), |at| {
-            let ready = all[at]
-                .as_mut()
-                .map_err(|error| Error::Unsupported { what: "this way".into(), why: error.to_string() })?;
+            let ready = all[at].as_mut().map_err(|error| copied(error))?;
             let Ready { operator, scratch, calls } = ready;
             if cold {
                 black_box(bench.evictor.evict());

@@ -14,11 +14,13 @@ use kronsparse::tune::{Machine, Measured, Record, Step, Tuning, gpu};
 use kronsparse::{Chain, Error, Layout, Result, Scalar};
 
 use super::Row;
+use super::row::{failed, filled, same};
 use super::thrown_away::Stores;
-use super::turns::{Samples, in_turn};
+use super::turns::{copied, in_turn};
 use super::ways::{self, By, Way};
 use crate::Cache;
 use crate::definition::Case;
+use crate::gpu::prepare::Target;
 use crate::random::Random;
 
 /// Bytes of weights that a library's algorithm may have, as in an engine that is told nothing.
@@ -49,26 +51,34 @@ impl Bench {
         Ok(Bench { gpu, stream, flusher, machine, stores, kernels, _session: Session::new(&device), device })
     }
 
-    pub(super) fn name(&self) -> &str {
-        self.device.name()
-    }
-
-    /// The rows of a problem. Errors: the GPU is lost. What is wrong with one way, or with all, is said in its row.
-    pub(super) fn measure(&mut self, case: &Case, number: usize, seed: u64) -> Result<Vec<Row>> {
-        let blank = Row::blank(case, number, seed, self.device.name());
-        let rows = visit_dtype(case.kind.dtype, One { bench: self, case, blank: blank.clone(), seed });
-        self.device.synchronize()?;
-        Ok(rows.unwrap_or_else(|error| {
-            vec![Row { untuned: true, tuned: true, reason: error.to_string().replace('\n', " "), ..blank }]
-        }))
-    }
-
     /// A store with one record, by which `best` is done.
     fn store(&self, problem: &ChainProblem, untuned: Vec<Step>, best: Vec<Step>) -> Result<Tuning> {
         let way = |steps, seconds| Measured { steps, seconds, samples: 1 };
         let (untuned, best) = (way(untuned, 1.0), way(best, 1e-6));
         let record = Record::new(self.machine.clone(), problem.clone(), "cold", untuned, best, Vec::new());
         self.stores.with(record)
+    }
+}
+
+impl super::run::Bench for Bench {
+    fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    fn target(&self) -> Option<Target> {
+        Some(Target::of(&self.device))
+    }
+
+    fn measure(&mut self, case: &Case, number: usize, seed: u64) -> Result<Vec<Row>> {
+        let blank = Row::blank(case, number, seed, self.device.name());
+        let rows = visit_dtype(case.kind.dtype, One { bench: self, case, blank: blank.clone(), seed });
+        // What is measured on a lost GPU, and why a way failed there, says nothing of the ways.
+        self.device.synchronize()?;
+        Ok(rows.unwrap_or_else(|error| vec![failed(blank, &error)]))
+    }
+
+    fn check(&self) -> Result<()> {
+        self.device.synchronize()
     }
 }
 
@@ -108,12 +118,16 @@ impl Visit for One<'_> {
         let usual = Options::<T> { precision: problem.precision, tuning: Tuning::Off, ..Options::default() };
 
         let mut ways = ways::all(&plan, bench.kernels);
-        let untuned = gpu::steps(&plan);
+        let usually = Operator::new(&bench.device, &chain, usual.clone());
+        // What the engine does, rather than what it should do; where it fails, that is the way that fails.
+        let untuned = usually.as_ref().ok().and_then(|operator| operator.steps(n, layout).ok());
+        let planned = gpu::steps(&plan);
+        let untuned = untuned.unwrap_or_else(|| planned.clone());
         if !ways.iter().any(|way| way.steps == untuned) {
-            ways.push(Way::named(untuned.clone(), Some(plan.seconds()), problem.chain.patterns().len()));
+            let predicted = (untuned == planned).then(|| plan.seconds());
+            ways.push(Way::named(untuned.clone(), predicted, problem.chain.patterns().len()));
         }
-        let record = Operator::new(&bench.device, &chain, usual.clone())
-            .and_then(|operator| operator.tune(n, layout, caches, &x, &mut y));
+        let record = usually.and_then(|operator| operator.tune(n, layout, caches, &x, &mut y));
         let (tuned, not_tuned) = match record {
             Ok(Some(record)) => (Some(record.best.steps), None),
             Ok(None) => (Some(untuned.clone()), None),
@@ -122,23 +136,25 @@ impl Visit for One<'_> {
         if let Some(steps) = tuned.as_ref().filter(|steps| !ways.iter().any(|way| way.steps == **steps)) {
             ways.push(Way::named(steps.clone(), None, problem.chain.patterns().len()));
         }
-        let operators: Vec<Result<Operator<T>>> =
-            ways.iter().map(|way| operator(bench, &chain, way, &untuned, &problem, &usual)).collect();
+        let ready = |way: &Way| {
+            let operator = operator(bench, &chain, way, &untuned, &problem, &usual)?;
+            // An operator that cannot do what it is asked for may go on by estimate.
+            same(&operator.steps(n, layout)?, way).map_err(|error| match operator.explain(n, layout) {
+                Ok(text) if text.contains("not as ") => Error::Unsupported { what: error.to_string(), why: text },
+                _ => error,
+            })?;
+            Ok(operator)
+        };
+        let operators: Vec<Result<Operator<T>>> = ways.iter().map(ready).collect();
         let all = in_turn(ways.len(), |at| {
             let operator = operators[at].as_ref().map_err(copied)?;
             sample(bench, operator, (&x, &mut y), (n, layout), case.cache)
         });
         let mut rows: Vec<Row> = Vec::new();
-        for ((way, operator), samples) in ways.iter().zip(&operators).zip(all) {
+        for (way, samples) in ways.iter().zip(all) {
             let mut row = filled(&blank, way, samples);
             row.untuned = way.steps == untuned;
             row.tuned = tuned.as_ref() == Some(&way.steps);
-            // An operator that cannot do what a store says goes on by estimate, and says so.
-            if let (By::Stored, Ok(operator)) = (&way.by, operator)
-                && let Some((_, why)) = operator.explain(n, layout)?.split_once("not as ")
-            {
-                (row.median_s, row.samples, row.reason) = (None, 0, format!("not as {}", why.replace('\n', " ")));
-            }
             rows.push(row);
         }
         if let Some(reason) = not_tuned {
@@ -148,28 +164,6 @@ impl Visit for One<'_> {
         rows.iter_mut().for_each(|row| row.rows = count);
         Ok(rows)
     }
-}
-
-/// The results of a way in a row.
-pub(super) fn filled(blank: &Row, way: &Way, samples: Samples) -> Row {
-    let mut row = blank.clone();
-    let name = Measured { steps: way.steps.clone(), seconds: 0.0, samples: 0 };
-    row.way = name.name();
-    row.steps = way.steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ");
-    (row.dense, row.predicted_s) = (way.dense, way.predicted);
-    match samples {
-        Ok(samples) => {
-            row.samples = samples.len();
-            row.median_s = kronsparse::measure::median(&samples).filter(|&seconds| seconds > 0.0);
-        }
-        Err(reason) => row.reason = reason,
-    }
-    row
-}
-
-/// An error that several samples need.
-fn copied(error: &Error) -> Error {
-    Error::Unsupported { what: "this way".into(), why: error.to_string() }
 }
 
 /// An operator that multiplies in this way.

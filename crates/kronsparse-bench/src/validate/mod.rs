@@ -19,5 +19,5 @@ mod ways;
 pub use compile::compile;
 pub use problems::{Device, Settings};
 pub use row::Row;
-pub use run::{Progress, run};
+pub use run::{Prepare, Progress, run};
 pub use shares::{Case, Evaluation, Share};

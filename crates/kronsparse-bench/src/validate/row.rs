@@ -1,9 +1,12 @@
 //! A line of `validate.csv`: one way of one problem, what was predicted of it and what was measured.
 
-use kronsparse::ChainPattern;
 use kronsparse::plan::{Layout, Problem};
+use kronsparse::tune::{Measured, Step};
+use kronsparse::{ChainPattern, Error};
 use serde::{Deserialize, Serialize};
 
+use super::turns::Samples;
+use super::ways::Way;
 use crate::definition::Case;
 use crate::journal::Line;
 use crate::{Cache, Kind};
@@ -13,7 +16,7 @@ use crate::{Cache, Kind};
 pub struct Row {
     /// The problem's number.
     pub number: usize,
-    /// How many rows the problem has.
+    /// How many rows the problem has; 0 in a row that only says why it was not measured to its end.
     pub rows: usize,
     /// The seed of the run, which the problem was drawn with.
     pub seed: u64,
@@ -51,6 +54,9 @@ pub struct Row {
     pub steps: String,
     /// The machine.
     pub device: String,
+    /// GPU: kernels of a factor that were measured at most; files of before do not say it.
+    #[serde(default)]
+    pub kernels: Option<usize>,
 }
 
 impl Line for Row {
@@ -76,6 +82,7 @@ impl Line for Row {
             "reason",
             "steps",
             "device",
+            "kernels",
         ]
         .map(String::from)
         .to_vec()
@@ -106,12 +113,86 @@ impl Row {
             reason: String::new(),
             steps: String::new(),
             device: device.into(),
+            kernels: None,
         }
+    }
+
+    /// What stands for a problem that was not measured to its end: it does not count, and is measured again.
+    pub(super) fn unfinished(case: &Case, number: usize, seed: u64, device: &str, why: &str) -> Row {
+        Row { rows: 0, reason: why.replace('\n', " "), ..Row::blank(case, number, seed, device) }
     }
 
     /// The problem in a few words.
     pub fn problem(&self) -> String {
         let Row { chain, dtype, layout, n, .. } = self;
         format!("{chain} {dtype} {layout} n = {n}")
+    }
+}
+
+/// The row of a problem with which nothing could be begun.
+pub(super) fn failed(blank: Row, error: &Error) -> Row {
+    Row { untuned: true, tuned: true, reason: error.to_string().replace('\n', " "), ..blank }
+}
+
+/// The results of a way in a row.
+pub(super) fn filled(blank: &Row, way: &Way, samples: Samples) -> Row {
+    let mut row = Row { way: name(&way.steps), steps: text(&way.steps), ..blank.clone() };
+    (row.dense, row.predicted_s) = (way.dense, way.predicted);
+    match samples {
+        Ok(samples) => {
+            row.samples = samples.len();
+            row.median_s = kronsparse::measure::median(&samples).filter(|&seconds| seconds > 0.0);
+            if row.median_s.is_none() {
+                row.reason = "the clock did not move while it ran".into();
+            }
+        }
+        Err(reason) => row.reason = reason,
+    }
+    row
+}
+
+/// Errors: what runs is not this way, whose time it would be taken for.
+pub(super) fn same(run: &[Step], way: &Way) -> kronsparse::Result<()> {
+    if run == way.steps {
+        return Ok(());
+    }
+    Err(Error::Unsupported { what: name(&way.steps), why: format!("what runs in its place is {}", text(run)) })
+}
+
+/// Steps in short.
+fn name(steps: &[Step]) -> String {
+    Measured { steps: steps.to_vec(), seconds: 0.0, samples: 0 }.name()
+}
+
+/// Steps with everything that tells them apart.
+fn text(steps: &[Step]) -> String {
+    steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use kronsparse::plan::Algorithm;
+    use kronsparse::plan::gpu::Cut;
+
+    use super::*;
+    use crate::validate::{Device, Settings};
+
+    #[test]
+    fn a_time_belongs_to_the_steps_that_ran() {
+        let step = |algorithm| vec![Step::algorithm(Cut { at: 0, count: 1 }, algorithm)];
+        let way = Way::named(step(Algorithm::Csr), Some(1e-3), 1);
+        assert!(same(&step(Algorithm::Csr), &way).is_ok());
+        let fewer = Step { arguments: "threads=2".into(), ..step(Algorithm::Csr)[0].clone() };
+        for other in [step(Algorithm::Dense), vec![fewer], Vec::new()] {
+            let why = same(&other, &way).unwrap_err().to_string();
+            assert!(why.contains("csr") && why.contains(&text(&other)), "{why}");
+        }
+        let blank = Row::blank(&Settings::new(Device::Cpu, 7).problem(0), 0, 7, "a machine");
+        let row = filled(&blank, &way, Ok(vec![2e-3, 1e-3, 3e-3]));
+        assert_eq!((row.median_s, row.samples, row.dense, row.way.as_str()), (Some(2e-3), 3, false, "csr"));
+        let row = filled(&blank, &way, Ok(vec![0.0]));
+        assert!(row.median_s.is_none() && row.reason.contains("clock"), "{row:?}");
+        let row = filled(&blank, &way, Err("it fails".into()));
+        assert_eq!((row.median_s, row.reason.as_str()), (None, "it fails"));
     }
 }

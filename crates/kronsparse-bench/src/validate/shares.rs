@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Row;
-use crate::format;
+use crate::{Cache, format};
 
 /// Cases that are named of each share.
 const NAMED: usize = 4;
@@ -42,8 +42,12 @@ pub struct Evaluation {
     pub problems: usize,
     /// See [`Evaluation::of`].
     pub shares: Vec<Share>,
-    /// Problems without a verdict, since dense has no time or no prediction there.
-    pub without_dense: usize,
+    /// Problems measured with cold caches without a verdict, since dense, or everything else, has no time or no prediction there.
+    pub without_verdict: usize,
+    /// Problems measured with warm caches: predictions are of cold ones, and say nothing of them.
+    pub warm: usize,
+    /// Problems that were not measured to their ends, and why.
+    pub unmeasured: Vec<String>,
 }
 
 /// The rows of each problem that has all of them: the last ones, since a run that was cut off may have left some before.
@@ -63,11 +67,21 @@ pub(super) fn whole(rows: &[Row]) -> BTreeMap<usize, Vec<&Row>> {
     problems
 }
 
+/// The problems without a complete set of rows that say why, each once.
+fn unmeasured(rows: &[Row]) -> Vec<String> {
+    let complete = whole(rows);
+    let failed = rows.iter().filter(|row| row.rows == 0 && !complete.contains_key(&row.number));
+    let texts: BTreeMap<usize, String> =
+        failed.map(|row| (row.number, format!("{}: {}", row.problem(), row.reason))).collect();
+    texts.into_values().collect()
+}
+
 impl Evaluation {
-    /// Counts, of every problem whose rows are complete: whether the untuned way takes at most 1.1 times the fastest one's time, and
-    /// at most 1.5 times; the tuned way at most 1.03 times; whether the untuned way's prediction is within a quarter of its time; and
-    /// whether the lesser of the predictions of dense and of the best other way belongs to the faster of the two, or both are equally
-    /// fast. A way that was picked and has no time is wrong.
+    /// Counts, of every problem whose rows are complete: whether the untuned way takes at most 1.1 times the time of the fastest of all
+    /// ways that were measured, dense and tuned ones among them, and at most 1.5 times; the tuned way at most 1.03 times; whether the
+    /// untuned way's prediction is within a quarter of its time; and whether the lesser of the predictions of dense and of the best other
+    /// way belongs to the faster of the two, or both are equally fast. The last two of cold caches alone, which predictions are of. A
+    /// way that was picked and has no time is wrong.
     pub fn of(rows: &[Row]) -> Evaluation {
         let problems = whole(rows);
         let mut shares = [
@@ -78,13 +92,16 @@ impl Evaluation {
             ("chain or dense right", 0.95),
         ]
         .map(|(what, bar)| Share { what, bar, right: 0, of: 0, cases: Vec::new() });
-        let mut without_dense = 0;
+        let (mut without_verdict, mut warm) = (0, 0);
         for rows in problems.values() {
             let time = |row: &&&Row| row.median_s;
+            let is_warm = rows[0].cache == Cache::Warm;
+            warm += usize::from(is_warm);
             let Some(best) = rows.iter().filter(|row| row.median_s.is_some()).min_by(by(time)) else {
-                for share in &mut shares[..4] {
+                for share in &mut shares[..if is_warm { 3 } else { 4 }] {
                     share.count(false, f64::INFINITY, format!("{}: {}", rows[0].problem(), rows[0].reason));
                 }
+                without_verdict += usize::from(!is_warm);
                 continue;
             };
             let least = best.median_s.unwrap_or(f64::INFINITY);
@@ -93,6 +110,9 @@ impl Evaluation {
                 let ratio = picked.and_then(|row| row.median_s).map_or(f64::INFINITY, |seconds| seconds / least);
                 shares[at].count(ratio <= within, ratio, compared(&rows[0].problem(), picked.copied(), best));
             }
+            if is_warm {
+                continue;
+            }
             let untuned = rows.iter().find(|row| row.untuned);
             let predicted = untuned.and_then(|row| Some(row.predicted_s? / row.median_s?)).unwrap_or(f64::INFINITY);
             let text = untuned.map_or_else(|| "nothing".into(), |row| described(row));
@@ -100,18 +120,24 @@ impl Evaluation {
             shares[3].count(right, predicted.max(1.0 / predicted), format!("{}: {text}", rows[0].problem()));
             match verdict(rows) {
                 Some((right, ratio, text)) => shares[4].count(right, ratio, format!("{}: {text}", rows[0].problem())),
-                None => without_dense += 1,
+                None => without_verdict += 1,
             }
         }
         for share in &mut shares {
             share.cases.sort_by(|p, q| q.ratio.total_cmp(&p.ratio));
         }
-        Evaluation { problems: problems.len(), shares: shares.into(), without_dense }
+        Evaluation {
+            problems: problems.len(),
+            shares: shares.into(),
+            without_verdict,
+            warm,
+            unmeasured: unmeasured(rows),
+        }
     }
 
-    /// Whether every share reaches its bar.
+    /// Whether every share reaches its bar; one of nothing does not.
     pub fn is_met(&self) -> bool {
-        self.shares.iter().all(Share::is_met)
+        self.shares.iter().all(|share| share.is_met() == Some(true))
     }
 }
 
@@ -142,8 +168,10 @@ fn verdict(rows: &[&Row]) -> Option<(bool, f64, String)> {
 }
 
 fn described(row: &Row) -> String {
-    let time = |seconds: Option<f64>| seconds.map_or_else(|| "no time".into(), format::seconds);
-    let mut text = format!("{} {}, predicted {}", row.way, time(row.median_s), time(row.predicted_s));
+    let time = row.median_s.map_or_else(|| "no time".into(), format::seconds);
+    let predicted =
+        row.predicted_s.map_or_else(|| "not predicted".into(), |time| format!("predicted {}", format::seconds(time)));
+    let mut text = format!("{} {time}, {predicted}", row.way);
     if !row.reason.is_empty() {
         text += &format!(" ({})", row.reason);
     }
@@ -162,14 +190,14 @@ impl Share {
         self.cases.push(Case { ratio, text });
     }
 
-    /// The share; 1 where nothing was counted.
-    pub fn share(&self) -> f64 {
-        if self.of == 0 { 1.0 } else { self.right as f64 / self.of as f64 }
+    /// The share, where something was counted.
+    pub fn share(&self) -> Option<f64> {
+        (self.of > 0).then(|| self.right as f64 / self.of as f64)
     }
 
-    /// Whether it reaches the bar.
-    pub fn is_met(&self) -> bool {
-        self.share() >= self.bar
+    /// Whether it reaches the bar; not known where nothing was counted.
+    pub fn is_met(&self) -> Option<bool> {
+        self.share().map(|share| share >= self.bar)
     }
 }
 
@@ -178,15 +206,29 @@ impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} problems", self.problems)?;
         for share in &self.shares {
-            let (Share { what, bar, right, of, cases }, met) = (share, if share.is_met() { "met" } else { "missed" });
-            let percent = [share.share(), *bar].map(|share| 100.0 * share);
-            writeln!(f, "{what:<32} {right:>4} of {of:<4} {:>5.1} %, bar {:.0} %: {met}", percent[0], percent[1])?;
+            let Share { what, bar, right, of, cases } = share;
+            let bar = 100.0 * bar;
+            match (share.share(), share.is_met()) {
+                (Some(share), Some(met)) => {
+                    let (percent, met) = (100.0 * share, if met { "met" } else { "missed" });
+                    writeln!(f, "{what:<32} {right:>4} of {of:<4} {percent:>5.1} %, bar {bar:.0} %: {met}")?;
+                }
+                _ => writeln!(f, "{what:<32} nothing was counted, bar {bar:.0} %")?,
+            }
             for Case { ratio, text } in cases.iter().filter(|case| case.ratio > 1.0).take(NAMED) {
                 writeln!(f, "    {ratio:>6.2}  {text}")?;
             }
         }
-        if self.without_dense > 0 {
-            writeln!(f, "no verdict on {} problems: dense has no time or no prediction", self.without_dense)?;
+        if self.without_verdict > 0 {
+            let count = self.without_verdict;
+            writeln!(f, "no verdict on {count} problems: dense, or everything else, has no time or no prediction")?;
+        }
+        if self.warm > 0 {
+            writeln!(f, "predictions are of cold caches: those of {} problems with warm ones do not count", self.warm)?;
+        }
+        if !self.unmeasured.is_empty() {
+            writeln!(f, "{} problems were not measured to their ends, and do not count", self.unmeasured.len())?;
+            self.unmeasured.iter().take(NAMED).try_for_each(|text| writeln!(f, "    {text}"))?;
         }
         Ok(())
     }
@@ -254,7 +296,43 @@ mod tests {
         assert_eq!(of(&[("a", 10.0, 13.0), ("b", 11.0, 8.0), ("dense", 12.0, 9.0)]), (1, 1), "another way is faster");
         // Without a time of dense there is no verdict.
         assert_eq!(of(&[("a", 10.0, 10.0), ("dense", 12.0, 0.0)]), (0, 0));
-        assert_eq!(Evaluation::of(&problem(0, &[("a", 10.0, 10.0)], 0, 0)).without_dense, 1);
+        assert_eq!(Evaluation::of(&problem(0, &[("a", 10.0, 10.0)], 0, 0)).without_verdict, 1);
+        assert_eq!(Evaluation::of(&problem(0, &[("a", 10.0, 0.0)], 0, 0)).without_verdict, 1);
+    }
+
+    #[test]
+    fn a_share_of_nothing_is_neither_met_nor_missed() {
+        let none = Evaluation::of(&[]);
+        assert!(!none.is_met() && none.shares.iter().all(|share| share.is_met().is_none() && share.share().is_none()));
+        assert_eq!(none.to_string().matches("nothing was counted, bar ").count(), 5, "{none}");
+        // Without dense there is no verdict, and so no word that it is good.
+        let without = Evaluation::of(&problem(0, &[("a", 10.0, 10.0)], 0, 0));
+        assert!(!without.is_met() && without.shares[4].is_met().is_none());
+        let text = without.to_string();
+        assert!(text.contains("chain or dense right             nothing was counted, bar 95 %\n"), "{text}");
+        assert!(text.contains("no verdict on 1 problems") && text.matches(": met").count() == 4, "{text}");
+    }
+
+    #[test]
+    fn predictions_are_not_held_against_warm_caches() {
+        let mut rows = problem(0, &[("a", 90.0, 10.0), ("dense", 5.0, 29.0)], 0, 0);
+        assert_eq!(rights(&rows)[3..], [(0, 1), (0, 1)]);
+        rows.iter_mut().for_each(|row| row.cache = Cache::Warm);
+        assert_eq!(rights(&rows), [(1, 1), (1, 1), (1, 1), (0, 0), (0, 0)]);
+        let text = Evaluation::of(&rows).to_string();
+        assert!(text.contains("those of 1 problems with warm ones do not count"), "{text}");
+        let failed = problem(0, &[("a", 90.0, 0.0)], 0, 0);
+        let failed: Vec<Row> = failed.into_iter().map(|row| Row { cache: Cache::Warm, ..row }).collect();
+        assert_eq!(rights(&failed), [(0, 1), (0, 1), (0, 1), (0, 0), (0, 0)]);
+    }
+
+    #[test]
+    fn the_best_is_that_of_all_ways_tuned_and_dense_among_them() {
+        // Untuned 10, the tuned way 9.5, dense 8: 25 % and 19 % slower than the best.
+        let rows = problem(0, &[("a", 10.0, 10.0), ("b", 11.0, 9.5), ("dense", 12.0, 8.0)], 0, 1);
+        let shares = Evaluation::of(&rows).shares;
+        assert_eq!([0, 1, 2].map(|at| shares[at].cases[0].ratio), [1.25, 1.25, 9.5 / 8.0]);
+        assert_eq!([0, 1, 2].map(|at| shares[at].right), [0, 1, 0]);
     }
 
     #[test]

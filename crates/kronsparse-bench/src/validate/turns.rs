@@ -34,6 +34,11 @@ pub(super) fn in_turn(ways: usize, mut sample: impl FnMut(usize) -> Result<f64>)
     all
 }
 
+/// An error that several samples need.
+pub(super) fn copied(error: &kronsparse::Error) -> kronsparse::Error {
+    kronsparse::Error::Unsupported { what: "this way".into(), why: error.to_string() }
+}
+
 fn text(error: kronsparse::Error) -> String {
     error.to_string().replace('\n', " ")
 }

@@ -11,7 +11,6 @@ use kronsparse_bench::Cache;
 use kronsparse_bench::random::Random;
 
 use super::TuneArgs;
-use crate::bench_gpu::Device;
 
 /// So many random numbers are drawn for an input; longer ones repeat them.
 const DRAWN: usize = 1 << 20;
@@ -28,12 +27,12 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn open(args: &TuneArgs) -> Result<Bench> {
-        let (gpu, machine) = match args.device {
-            Device::Cpu => {
+        let (gpu, machine) = match args.device.ordinal() {
+            None => {
                 let threads = if args.threads == 0 { rayon::current_num_threads() } else { args.threads };
                 (None, Machine::cpu(cpu::Isa::detect(), threads))
             }
-            Device::Cuda(ordinal) => {
+            Some(ordinal) => {
                 let gpu = Gpu::open(ordinal)?;
                 let machine = gpu.tuning_machine()?;
                 (Some(gpu), machine)

@@ -10,7 +10,7 @@ use kronsparse::{ChainPattern, ChainSpec};
 use kronsparse_bench::{Definition, Kind, Sweep};
 
 use super::TuneArgs;
-use crate::bench_gpu::Device;
+use crate::device::Device;
 use crate::dtypes::read_weights;
 use crate::output::split_source;
 use crate::plan::resolve;

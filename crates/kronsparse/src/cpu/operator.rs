@@ -8,10 +8,10 @@ use super::narrow;
 use super::panel::{Epilogue, View};
 use super::scratch::Scratch;
 use super::simd::Isa;
-use super::tuned::Tuned;
+use super::tuned::{Tuned, step};
 use crate::plan::gpu::ChainProblem;
 use crate::plan::{Activation, Algorithm, Join, Layout, Problem, Tile};
-use crate::tune::Tuning;
+use crate::tune::{Step, Tuning};
 use crate::{Chain, ChainPattern, Error, Result, Scalar};
 
 /// Less work than this per thread, some ten microseconds, is not worth waking one up: floating-point operations, or bytes
@@ -338,6 +338,13 @@ impl<T: Scalar> Operator<T> {
     /// The algorithm for `n` vectors in `layout`; never [`Algorithm::Auto`].
     pub fn algorithm(&self, n: usize, layout: Layout) -> Algorithm {
         self.tuned.way(n, layout, self.threads()).map_or(self.algorithm, |choice| choice.algorithm)
+    }
+
+    /// What is done for `n` vectors in `layout`, as records name it: one step, with its threads where these are fewer than all that rayon has.
+    pub fn steps(&self, n: usize, layout: Layout) -> Vec<Step> {
+        let (_, threads) = self.way(n, layout);
+        let fewer = (threads != rayon::current_num_threads()).then_some(threads);
+        vec![step(self.pattern.patterns().len(), self.algorithm(n, layout), fewer)]
     }
 
     /// How `n` vectors in `layout` are multiplied, in words, with what was measured of it.

@@ -14,7 +14,7 @@ use super::step::{Ends, Part, Step, Way};
 use crate::plan::gpu::Cut;
 use crate::tune::gpu::{Found, remembered};
 use crate::tune::{Machine, Measured, Record, Step as Name, Store};
-use crate::{Error, Result, Scalar};
+use crate::{Error, Layout, Result, Scalar};
 
 impl Device {
     /// What measurements on this GPU hold for: device, driver, compiler, libraries and kernels.
@@ -79,6 +79,17 @@ impl<T: Scalar> Prepared<T> {
 }
 
 impl<T: Scalar> Operator<T> {
+    /// What is done for `n` vectors in `layout`, as records name it: the steps in the order of application, a pass that joins last; none
+    /// without vectors. Arrays begin where allocations do.
+    ///
+    /// Errors: as [`Operator::prepare`].
+    pub fn steps(&self, n: usize, layout: Layout) -> Result<Vec<Name>> {
+        if n == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(self.prepared(Key { n, layout, aligned: true, apart: false })?.names())
+    }
+
     /// What is prepared for `key`: what a store has, or what goes by estimate.
     pub(super) fn make(&self, key: Key, shared: &mut Shared<T>) -> Result<Prepared<T>> {
         let mut note = None;
