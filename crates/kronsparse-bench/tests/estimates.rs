@@ -249,8 +249,8 @@ fn estimates_of_calls_are_as_good_as_stated() {
         ("well-known, cold, n ≤ 2048", (128, 142)),
         ("well-known, cold, more", (1971, 2132)),
         ("random, cold, n ≤ 64", (280, 309)),
-        ("random, cold, n ≤ 2048", (217, 265)),
-        ("random, cold, more", (173, 275)),
+        ("random, cold, n ≤ 2048", (220, 265)),
+        ("random, cold, more", (180, 275)),
     ];
     for (what, stated) in cold {
         assert_eq!(within[what], stated, "{what}");
@@ -291,5 +291,5 @@ fn estimates_pick_among_the_ways_of_random_problems_as_stated() {
         println!("{:.2} {} {}", loss, problem[0].problem(), if tie || says == (dense < chain) { "" } else { "WRONG" });
     }
     println!("{count} problems: {tenth} within a tenth, {half} within half, {verdict} verdicts right");
-    assert_eq!((count, tenth, half, verdict), (96, 73, 91, 90));
+    assert_eq!((count, tenth, half, verdict), (96, 75, 93, 91));
 }
