@@ -73,16 +73,16 @@ fn estimates_of_a_cpu_are_as_good_as_stated() {
     // The rows of a case stand in one order.
     let gains = dense.iter().zip(&fused).map(|(dense, fused)| dense / fused).collect();
     assert_spread("gains on a CPU", gains, spread::CPU);
-    assert_stated("fused", quantiles(fused), [0.76, 0.88, 0.99], 0.02);
+    assert_stated("fused", quantiles(fused), [0.78, 0.90, 1.00], 0.02);
     assert_stated("dense", quantiles(dense), [0.88, 0.98, 1.19], 0.02);
-    // What hangs on the two rates that the record lacks, a quarter off either way.
+    // What hangs on the two rates that the record lacks, a quarter off either way: up to nine hundredths of the engine's median.
     for (alone, cache) in
         [(ALONE * 3 / 4, CACHE), (ALONE * 5 / 4, CACHE), (ALONE, CACHE * 3 / 4), (ALONE, CACHE * 5 / 4)]
     {
         let other = calibration(alone, cache);
         let medians = [Algorithm::Fused, Algorithm::Dense].map(|algorithm| quantiles(of(algorithm, &other))[1]);
         println!("{alone} from memory by one thread, {cache} in the caches: medians {medians:.2?}");
-        assert!((medians[0] - 0.88).abs() < 0.08 && (medians[1] - 0.98).abs() < 0.02, "{medians:?}");
+        assert!((medians[0] - 0.90).abs() < 0.09 && (medians[1] - 0.98).abs() < 0.02, "{medians:?}");
     }
 }
 

@@ -19,7 +19,7 @@
 //! widened to `f32` before it, by one thread.
 //!
 //! Tiles and panels are the engine's; 10 µs, a quarter and 80 % are round numbers that suit the 14 cold rows of real numbers in
-//! `record/2026-11-22-epyc-zen4/quick`. Estimate over measured there, least, median and most: the engine 0.76, 0.88, 0.99; dense
+//! `record/2026-11-22-epyc-zen4/quick`. Estimate over measured there, least, median and most: the engine 0.78, 0.90, 1.00; dense
 //! 0.88, 0.98, 1.19. Operations and bytes from memory are the record's own ceilings; what one thread has from memory and the caches'
 //! rate are not in it, and are taken as 20 and 225 GB/s, which [`Calibration::measure`] gave on that machine at another time. A test
 //! of the bench crate repeats this, and says how much hangs on these two. Other machines were not compared, and other dense products, such as a
