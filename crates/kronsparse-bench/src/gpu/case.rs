@@ -12,9 +12,10 @@ use kronsparse::plan::gpu::{GpuMachine, GpuPlan, GpuProblem, libraries};
 use kronsparse::plan::{Algorithm, Problem};
 use kronsparse::{Chain, Scalar};
 
+use super::inputs::{self, Ahead, Made};
 use super::oracle::{Oracle, Tools};
 use super::phases::Phases;
-use super::{Bench, FEWEST, Hooks, Task, inputs};
+use super::{Bench, FEWEST, Hooks, Task};
 use crate::Result;
 use crate::case::{fill, guarded};
 use crate::definition::{Cache, Case};
@@ -106,46 +107,56 @@ pub(super) fn group<T: Scalar<Wide = f64>>(
         inspector.fill(&mut x, bench.seed, bench.stream)?;
         Some(Arrays { x, y: Buffer::alloc(bench.device, largest.1)?, inspector, mixes: HashMap::new() })
     };
-    for (index, task) in (at..).zip(tasks) {
-        if bench.is_over() {
-            break;
-        }
-        let case = &task.case;
-        if !fits(case) {
-            let reason =
-                format!("input and output need {}, {} of device memory are free", bytes(need(case)), bytes(free));
-            skip(task, (index, total), &reason, bench, hooks)?;
-            continue;
-        }
-        (hooks.observe)(Event::Case { index, total, case });
-        let missing = bench.missing(task);
-        let mut phases = vec![Phases::new(case, None)];
-        let rows = match &mut arrays {
-            Some(arrays) if !missing.is_empty() => {
-                // The arrays of the group count as inputs of its first case.
-                bench.laps.lap(&mut phases[0].inputs_s);
-                (hooks.ready)(index);
-                bench.laps.lap(&mut phases[0].waiting_s);
-                one(task, &missing, arrays, bench, hooks.observe, &mut phases)?
+    let waiting = tasks.iter().filter(|task| fits(&task.case)).map(|task| (&task.case, bench.missing(task)));
+    let waiting: Vec<_> = waiting.filter(|(_, missing)| !missing.is_empty()).collect();
+    let (mut random, machine) = (Random::new(bench.seed), bench.device.machine());
+    let (seed, cores) = (random.bits(), std::thread::available_parallelism().map_or(1, usize::from));
+    let make = |(case, algorithms): (&Case, Vec<Algorithm>)| {
+        Made::<T>::new(case, seed, algorithms.contains(&Algorithm::Fused), machine)
+    };
+    std::thread::scope(|scope| {
+        let mut inputs = Ahead::begin(scope, waiting, cores, &make);
+        for (index, task) in (at..).zip(tasks) {
+            if bench.is_over() {
+                break;
             }
-            _ => Vec::new(),
-        };
-        (hooks.observe)(Event::Done { rows: &rows });
-        bench.keep(rows)?;
-        // An error here has no row to stand in: the GPU is lost, and so is everything that would follow.
-        bench.device.synchronize()?;
-        bench.laps.lap(&mut phases[0].ending_s);
-        // A case all of whose rows were there took no time, and is counted already.
-        if !missing.is_empty() {
-            bench.log.append(&phases)?;
+            let case = &task.case;
+            if !fits(case) {
+                let reason =
+                    format!("input and output need {}, {} of device memory are free", bytes(need(case)), bytes(free));
+                skip(task, (index, total), &reason, bench, hooks)?;
+                continue;
+            }
+            (hooks.observe)(Event::Case { index, total, case });
+            let missing = bench.missing(task);
+            let mut phases = vec![Phases::new(case, None)];
+            let rows = match &mut arrays {
+                Some(arrays) if !missing.is_empty() => {
+                    // The arrays of the group count as inputs of its first case.
+                    bench.laps.lap(&mut phases[0].inputs_s);
+                    (hooks.ready)(index);
+                    bench.laps.lap(&mut phases[0].waiting_s);
+                    one((task, inputs.next()?), &missing, arrays, bench, hooks.observe, &mut phases)?
+                }
+                _ => Vec::new(),
+            };
+            (hooks.observe)(Event::Done { rows: &rows });
+            bench.keep(rows)?;
+            // An error here has no row to stand in: the GPU is lost, and so is everything that would follow.
+            bench.device.synchronize()?;
+            bench.laps.lap(&mut phases[0].ending_s);
+            // A case all of whose rows were there took no time, and is counted already.
+            if !missing.is_empty() {
+                bench.log.append(&phases)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Measures some algorithms on one case.
 fn one<T: Scalar<Wide = f64>>(
-    task: &Task,
+    (task, made): (&Task, Made<T>),
     algorithms: &[Algorithm],
     arrays: &mut Arrays<T>,
     bench: &mut Bench<'_>,
@@ -154,14 +165,9 @@ fn one<T: Scalar<Wide = f64>>(
 ) -> Result<Vec<Row>> {
     let case = &task.case;
     let Problem { chain: ref pattern, batch: n, layout, .. } = case.problem;
-    let mut random = Random::new(bench.seed);
-    let seed = random.bits();
-    let ours = algorithms.contains(&Algorithm::Fused);
-    let machine = bench.device.machine();
-    // A planner that panics does so again where a row says it.
-    let plan = || guarded(|| Ok(inputs::planned(case, machine))).ok().flatten();
-    let (chain, planned) = rayon::join(|| inputs::weights::<T>(case, seed), || ours.then(plan).flatten());
-    let chain = chain?;
+    // Weights are drawn with the seed itself.
+    let mut random = Random::new(bench.seed.wrapping_add(1));
+    let Made { chain, planned } = made;
     let Arrays { x, y, inspector, mixes } = arrays;
     let mix = match mixes.entry(n) {
         Entry::Occupied(known) => known.into_mut(),

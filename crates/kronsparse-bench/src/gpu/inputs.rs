@@ -1,22 +1,86 @@
-//! The weights of a case, and the plan of its kernel: what the host makes before the GPU is asked for anything.
+//! The weights of a case, and the plan of its kernel: what the host makes before the GPU is asked for anything, while the GPU measures
+//! the case before.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::Scope;
 
 use kronsparse::cuda::Plans;
 use kronsparse::plan::Problem;
 use kronsparse::plan::gpu::{self, ChainProblem, GpuMachine, GpuPlan, GpuProblem};
 use kronsparse::{Chain, Factor, Scalar};
+use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
 use crate::Result;
+use crate::case::guarded;
 use crate::definition::Case;
 use crate::random::Random;
 
 /// Numbers that are drawn with one seed.
 const CHUNK: usize = 1 << 14;
 
+/// Threads that make a case's inputs while the GPU measures another, and the cores from which on there are any: whoever launches must
+/// not wait for them.
+const THREADS: usize = 2;
+const ENOUGH: usize = 2 * THREADS;
+
+/// What the host makes of a case.
+pub(super) struct Made<T: Scalar> {
+    pub(super) chain: Chain<T>,
+    /// See [`planned`].
+    pub(super) planned: Option<GpuPlan>,
+}
+
+impl<T: Scalar> Made<T> {
+    /// Weights drawn with `seed`, and the plan if our own kernels are measured.
+    pub(super) fn new(case: &Case, seed: u64, ours: bool, machine: &GpuMachine) -> Result<Made<T>> {
+        // A planner that panics does so again where a row says it.
+        let plan = || guarded(|| Ok(planned(case, machine))).ok().flatten();
+        let (chain, planned) = rayon::join(|| weights::<T>(case, seed), || ours.then(plan).flatten());
+        Ok(Made { chain: chain?, planned })
+    }
+}
+
+/// The inputs of cases in their order, each made while the one before is measured; in turn where there are few cores.
+pub(super) enum Ahead<'a, C, M> {
+    Threads(Receiver<M>),
+    InTurn(std::vec::IntoIter<C>, &'a dyn Fn(C) -> M),
+}
+
+impl<'a, C: Send + 'a, T: Scalar> Ahead<'a, C, Result<Made<T>>> {
+    /// Begins with the first case, on threads that end with this if there are enough `cores` for them.
+    pub(super) fn begin<'s, F>(scope: &'s Scope<'s, 'a>, cases: Vec<C>, cores: usize, make: &'a F) -> Self
+    where
+        F: Fn(C) -> Result<Made<T>> + Sync,
+    {
+        match ThreadPoolBuilder::new().num_threads(THREADS).build() {
+            Ok(pool) if cores >= ENOUGH => {
+                // Nothing is kept in between: a case's inputs are as large as its weights.
+                let (sender, receiver) = sync_channel(0);
+                scope.spawn(move || {
+                    let mut cases = cases.into_iter();
+                    while let Some(case) = cases.next()
+                        && sender.send(pool.install(|| make(case))).is_ok()
+                    {}
+                });
+                Ahead::Threads(receiver)
+            }
+            _ => Ahead::InTurn(cases.into_iter(), make),
+        }
+    }
+
+    /// The inputs of the next case. Panics if there is none: whoever counts the cases asks for each once.
+    pub(super) fn next(&mut self) -> Result<Made<T>> {
+        match self {
+            Ahead::Threads(receiver) => receiver.recv().expect("a case is left, and making its inputs did not panic"),
+            Ahead::InTurn(cases, make) => make(cases.next().expect("a case is left")),
+        }
+    }
+}
+
 /// Random weights of variance 1/c, which keep the size of the numbers from factor to factor; drawn on all cores, the same for one seed.
-pub(super) fn weights<T: Scalar>(case: &Case, seed: u64) -> Result<Chain<T>> {
+fn weights<T: Scalar>(case: &Case, seed: u64) -> Result<Chain<T>> {
     let mut seeds = Random::new(seed);
     let factors = case.problem.chain.patterns().iter().map(|&pattern| {
         let (scale, begin) = ((3.0 / pattern.c() as f64).sqrt(), seeds.bits());
@@ -33,7 +97,7 @@ pub(super) fn weights<T: Scalar>(case: &Case, seed: u64) -> Result<Chain<T>> {
 
 /// The plan of our kernel for a case of one factor, made once; planning takes ten milliseconds and more. `None` for chains and where no
 /// kernel fits, which the engine says better.
-pub(super) fn planned(case: &Case, machine: &GpuMachine) -> Option<GpuPlan> {
+fn planned(case: &Case, machine: &GpuMachine) -> Option<GpuPlan> {
     let Problem { ref chain, dtype, batch, layout } = case.problem;
     if chain.patterns().len() > 1 {
         return None;
@@ -55,6 +119,8 @@ pub(super) fn plans(planned: Option<&GpuPlan>) -> Plans {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::Sweep;
     use crate::definition::Definition;
@@ -80,6 +146,31 @@ mod tests {
             assert!(all.iter().filter(|&&w| w == 0.0).count() < 3);
             assert_ne!(all[..100], all[CHUNK..CHUNK + 100]);
             assert_ne!(all[CHUNK..CHUNK + 100], other.weights()[..100]);
+        }
+    }
+
+    #[test]
+    fn inputs_come_in_order_ahead_or_in_turn_and_may_be_left() {
+        let cases: Vec<Case> = ["(1,2,3,4)", "(3,2,1,1)", "(1,5,5,1)", "(2,2,2,2)"].map(case).to_vec();
+        let (machine, ours) = (GpuMachine::h100(), |case: &Case| case.problem.chain.patterns()[0].a() < 3);
+        for cores in [1, ENOUGH] {
+            let made = AtomicUsize::new(0);
+            let make = |case: &Case| {
+                made.fetch_add(1, Ordering::Relaxed);
+                Made::<f32>::new(case, 5, ours(case), &machine)
+            };
+            let found = std::thread::scope(|scope| {
+                let mut ahead = Ahead::begin(scope, cases.iter().collect(), cores, &make);
+                assert_eq!(matches!(ahead, Ahead::Threads(_)), cores == ENOUGH);
+                // The last one is never asked for, and the threads end all the same.
+                [ahead.next().unwrap(), ahead.next().unwrap(), ahead.next().unwrap()]
+            });
+            for (case, found) in cases.iter().zip(&found) {
+                assert_eq!(found.chain, weights::<f32>(case, 5).unwrap());
+                assert_eq!(found.planned, ours(case).then(|| planned(case, &machine)).flatten());
+            }
+            assert!(found[0].planned.is_some() && found[1].planned.is_none());
+            assert!((3..=4).contains(&made.into_inner()));
         }
     }
 

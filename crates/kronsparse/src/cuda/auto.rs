@@ -34,17 +34,7 @@ impl<T: Scalar> Operator<T> {
         x: &Buffer<T>,
         y: &mut Buffer<T>,
     ) -> Result<Option<Record>> {
-        for (what, features, found) in [
-            ("X (n · columns of the chain)", self.cols(), x.len()),
-            ("Y (n · rows of the chain)", self.rows(), y.len()),
-        ] {
-            let expected = n.saturating_mul(features);
-            if found < expected {
-                return Err(Error::Length { what, expected, found });
-            }
-        }
-        self.check_device("X", x.device())?;
-        self.check_device("Y", y.device())?;
+        self.check_arrays(x, y, n)?;
         if n == 0 || !self.picks() {
             return self.prepare(n, layout).map(|()| None);
         }

@@ -19,7 +19,8 @@ impl<T: Scalar> Operator<T> {
         flusher: &mut Flusher,
         count: usize,
     ) -> Result<Vec<f64>> {
-        self.check_long_enough(x, y, n, stream)?;
+        self.check_arrays(x, y, n)?;
+        self.check_device("the stream", stream.device())?;
         self.device.synchronize()?;
         // SAFETY: lengths and devices are checked; whatever used this operator's memory is done; the arrays are borrowed until the calls
         // are done, whose times are asked for before this returns.
@@ -35,13 +36,15 @@ impl<T: Scalar> Operator<T> {
         calls: usize,
         count: usize,
     ) -> Result<Vec<f64>> {
-        self.check_long_enough(x, y, n, stream)?;
+        self.check_arrays(x, y, n)?;
+        self.check_device("the stream", stream.device())?;
         self.device.synchronize()?;
         // SAFETY: as above; the graph is gone when this returns.
         timing::warm(stream, calls, count, || unsafe { self.launch(x.pointer(), y.pointer(), n, layout, stream) })
     }
 
-    fn check_long_enough(&self, x: &Buffer<T>, y: &Buffer<T>, n: usize, stream: &Stream) -> Result<()> {
+    /// That arrays are long enough for `n` vectors, and on this operator's GPU.
+    pub(super) fn check_arrays(&self, x: &Buffer<T>, y: &Buffer<T>, n: usize) -> Result<()> {
         for (what, features, found) in [
             ("X (n · columns of the chain)", self.cols(), x.len()),
             ("Y (n · rows of the chain)", self.rows(), y.len()),
@@ -51,9 +54,7 @@ impl<T: Scalar> Operator<T> {
                 return Err(Error::Length { what, expected, found });
             }
         }
-        for (what, device) in [("X", x.device()), ("Y", y.device()), ("the stream", stream.device())] {
-            self.check_device(what, device)?;
-        }
-        Ok(())
+        self.check_device("X", x.device())?;
+        self.check_device("Y", y.device())
     }
 }
