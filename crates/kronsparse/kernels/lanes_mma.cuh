@@ -45,42 +45,43 @@ struct LanesMma {
   // --- loads -----------------------------------------------------------------------------------------------------------------
 
   template <int VECTOR> KS_DEVICE void load_rows(u8* stage, const Place& at, int l0) const {
-    constexpr int LINE = G::SPLIT ? LANES * E / VECTOR : 1, PIECES = G::LINE_BYTES / VECTOR;
+    constexpr int BYTES = piece_bytes(VECTOR, G::SPLIT ? G::UNIT : 16), LINE = G::SPLIT ? LANES * E / BYTES : 1, PIECES = G::LINE_BYTES / BYTES;
     const u8* from = static_cast<const u8*>(args.x) + (((at.n0 * A + at.i) * C + l0) * D + (G::SPLIT ? at.j0 : 0)) * E;
     const int rows = args.n - at.n0 < ROWS ? static_cast<int>(args.n - at.n0) : ROWS;
-    share_pieces<THREADS, ROWS, PIECES, (VECTOR >= 4)>(thread, [&](int line, int piece, int more) {
+    copy_pieces<BYTES, VECTOR, 4, THREADS, ROWS, PIECES, true>(stage, from, thread, [&](int line, int piece, int more) {
       const int row = line + more;
       bool valid = row < rows;
       i64 source = static_cast<i64>(line) * (i64(A) * C * D * E) + more * (i64(A) * C * D * E);
-      int target = line * G::STRIDE + more * G::STRIDE;
+      int target = line * G::STRIDE + more * G::STRIDE, left = BYTES;
       if constexpr (G::SPLIT) {
-        const int l = piece / LINE, byte = piece % LINE * VECTOR, in_group = l % G::GROUP;
+        const int l = piece / LINE, byte = piece % LINE * BYTES, in_group = l % G::GROUP;
         if (C % DEPTH != 0) valid = valid && l0 + l < C;
-        if (D % LANES != 0) valid = valid && at.j0 * E + byte < D * E;
+        if (D % LANES != 0) left = D * E - (at.j0 * E + byte);
         source += l * (i64(D) * E) + byte;
         const int term = G::swap_term(row, in_group / 4), unit = G::swap_unit(row, byte / G::UNIT);
         target += (((l / G::GROUP * G::TERMS + term) * G::UNITS + unit) * 4 + in_group % 4) * G::UNIT + byte % G::UNIT;
       } else {
-        if (C % DEPTH != 0) valid = valid && piece * VECTOR < (C - l0) * (D * E);
-        source += piece * VECTOR;
-        target += piece * VECTOR;
+        if (C % DEPTH != 0) left = (C - l0) * (D * E) - piece * BYTES;
+        source += piece * BYTES;
+        target += piece * BYTES;
       }
-      copy_piece<VECTOR>(stage + target, from + source, valid);
+      return Piece{target, source, valid ? left : 0};
     });
   }
 
   template <int VECTOR> KS_DEVICE void load_lines(u8* stage, const Place& at, int l0) const {
-    constexpr int PIECES = G::LINE_BYTES / VECTOR;
+    constexpr int BYTES = piece_bytes(VECTOR, 16), PIECES = G::LINE_BYTES / BYTES;
     const i64 row = args.n * E;
     const u8* from = static_cast<const u8*>(args.x) + ((i64(at.i) * C + l0) * D + at.j0) * row + at.n0 * E;
     const int bytes = args.n - at.n0 < ROWS ? static_cast<int>(args.n - at.n0) * E : ROWS * E;
-    share_pieces<THREADS, DEPTH * LANES, PIECES, VECTOR == 16>(thread, [&](int line, int piece, int more) {
-      const int l = (line + more) / LANES, j = (line + more) % LANES, byte = piece * VECTOR;
-      bool valid = byte < bytes;
+    // Two, since kernels of aligned rows have this code too, and would be held up by its registers.
+    copy_pieces<BYTES, VECTOR, 2, THREADS, DEPTH * LANES, PIECES, VECTOR == 16>(stage, from, thread, [&](int line, int piece, int more) {
+      const int l = (line + more) / LANES, j = (line + more) % LANES, byte = piece * BYTES;
+      bool valid = true;
       if (C % DEPTH != 0) valid = valid && l0 + l < C;
       if (D % LANES != 0) valid = valid && at.j0 + j < D;
       const int target = (j * DEPTH + l) * G::STRIDE + (((byte / 16) ^ ((l & 3) << 1)) * 16 + byte % 16);
-      copy_piece<VECTOR>(stage + target, from + (i64(l) * D + j) * row + byte, valid);
+      return Piece{target, (i64(l) * D + j) * row + byte, valid ? bytes - byte : 0};
     });
   }
 

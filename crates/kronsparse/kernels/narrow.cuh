@@ -72,31 +72,35 @@ struct Narrow {
 
   template <int VECTOR> KS_DEVICE void load_rows(u8* buffer, i64 n0, int i, int j0, int l0) const {
     constexpr bool RUNS = LANES != D;
-    constexpr int RUN = LANES * E / VECTOR;
+    constexpr int BYTES = piece_bytes(VECTOR, vector_of(RUNS ? LANES * E : LINE_BYTES)), RUN = LANES * E / BYTES;
     const u8* from = static_cast<const u8*>(args.x) + (((n0 * A + i) * C + l0) * D + j0) * E;
     const int rows = args.n - n0 < VECTORS ? static_cast<int>(args.n - n0) : VECTORS;
-    share_pieces<THREADS, VECTORS, LINE_BYTES / VECTOR, (VECTOR >= 4)>(thread, [&](int line, int piece, int more) {
+    copy_pieces<BYTES, VECTOR, 4, THREADS, VECTORS, LINE_BYTES / BYTES, true>(buffer, from, thread, [&](int line, int piece, int more) {
       const int row = line + more;
       bool valid = row < rows;
       i64 source = row * (i64(A) * C * D * E);
+      int left;
       if constexpr (RUNS) {
-        const int l = piece / RUN, byte = piece % RUN * VECTOR;
-        valid = valid && l0 + l < C && j0 * E + byte < D * E;
+        const int l = piece / RUN, byte = piece % RUN * BYTES;
+        valid = valid && l0 + l < C;
+        left = (D - j0) * E - byte;
         source += l * (i64(D) * E) + byte;
       } else {
-        valid = valid && piece * VECTOR < (C - l0) * (D * E);
-        source += piece * VECTOR;
+        left = (C - l0) * (D * E) - piece * BYTES;
+        source += piece * BYTES;
       }
-      copy_piece<VECTOR>(buffer + row * LINE_BYTES + piece * VECTOR, from + source, valid);
+      return Piece{row * LINE_BYTES + piece * BYTES, source, valid ? left : 0};
     });
   }
   template <int VECTOR> KS_DEVICE void load_lines(u8* buffer, i64 n0, int i, int j0, int l0) const {
-    const i64 row = args.n * E, bytes = (args.n - n0) * E;
+    constexpr int BYTES = piece_bytes(VECTOR, vector_of(LINE_BYTES));
+    const i64 row = args.n * E;
+    const int bytes = args.n - n0 < VECTORS ? static_cast<int>(args.n - n0) * E : LINE_BYTES;
     const u8* from = static_cast<const u8*>(args.x) + ((i64(i) * C + l0) * D + j0) * row + n0 * E;
-    share_pieces<THREADS, DEPTH * LANES, LINE_BYTES / VECTOR, VECTOR == 16>(thread, [&](int first, int piece, int more) {
-      const int line = first + more, l = line / LANES, j = line % LANES, byte = piece * VECTOR;
-      const bool valid = byte < bytes && l0 + l < C && j0 + j < D;
-      copy_piece<VECTOR>(buffer + line * LINE_BYTES + byte, from + (i64(l) * D + j) * row + byte, valid);
+    copy_pieces<BYTES, VECTOR, 4, THREADS, DEPTH * LANES, LINE_BYTES / BYTES, VECTOR == 16>(buffer, from, thread, [&](int first, int piece, int more) {
+      const int line = first + more, l = line / LANES, j = line % LANES, byte = piece * BYTES;
+      const bool valid = l0 + l < C && j0 + j < D;
+      return Piece{line * LINE_BYTES + byte, (i64(l) * D + j) * row + byte, valid ? bytes - byte : 0};
     });
   }
   KS_DEVICE void load_x(u8* buffer, i64 n0, int i, int j0, int l0) const {

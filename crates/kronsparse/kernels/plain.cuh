@@ -14,6 +14,7 @@ template <class E, Layout LAYOUT, Activation KIND, bool BIAS, Join JOIN, i64 A, 
           int RO, int RV>
 struct Plain {
   using Sum = typename E::Sum;
+  using Raw = typename E::Raw;
   static constexpr bool FIRST = LAYOUT == Layout::BatchFirst;
   static_assert(JOIN != Join::Gate, "neighbouring outputs are different threads'");
   static constexpr int OUTPUT_THREADS = OUTPUTS / RO, VECTOR_THREADS = VECTORS / RV;
@@ -47,7 +48,7 @@ struct Plain {
   static KS_DEVICE i64 input_feature(i64 lane) { return lane / D * (C * D) + lane % D; }
   static KS_DEVICE i64 output_feature(i64 lane) { return lane / D * (B * D) + lane % D; }
 
-  static KS_DEVICE void fetch_x(Sum (&out)[X_PER_THREAD], const void* x, i64 n, i64 v0, i64 lane0, i64 l0, int thread) {
+  static KS_DEVICE void fetch_x(Raw (&out)[X_PER_THREAD], const void* x, i64 n, i64 v0, i64 lane0, i64 l0, int thread) {
     const Place first = place(thread);
     const i64 lane = lane0 + first.lane, l = l0 + first.l, vector = v0 + first.vector;
     const i64 start = FIRST ? vector * (A * C * D) + input_feature(lane) + l * D : (input_feature(lane) + l * D) * n + vector;
@@ -62,17 +63,17 @@ struct Plain {
         if (more.lane != 0) at += (input_feature(lane + more.lane) - input_feature(lane)) * n;
         at += more.l * D * n + more.vector;
       }
-      out[k] = valid ? E::load(x, at) : Sum(0);
+      out[k] = valid ? E::raw(x, at) : Raw(0);
     }
   }
-  static KS_DEVICE void fetch_w(Sum (&out)[W_PER_THREAD], const void* w, i64 lane0, i64 o0, i64 l0, int thread) {
+  static KS_DEVICE void fetch_w(Raw (&out)[W_PER_THREAD], const void* w, i64 lane0, i64 o0, i64 l0, int thread) {
     const i64 l = l0 + thread / W_STRIDE, o = o0 + thread / LANES % OUTPUTS;
     const i64 start = lane0 * (B * C) + (l * B + o) * LANES + thread % LANES;
     KS_UNROLL
     for (int k = 0; k < W_PER_THREAD; ++k) {
       const int more_l = k * THREADS / W_STRIDE, more_o = k * THREADS / LANES % OUTPUTS;
       const bool valid = thread + k * THREADS < DEPTH * W_STRIDE && l + more_l < C && o + more_o < B;
-      out[k] = valid ? E::constant(w, start + (more_l * B + more_o) * LANES) : Sum(0);
+      out[k] = valid ? E::raw_constant(w, start + (more_l * B + more_o) * LANES) : Raw(0);
     }
   }
 
@@ -92,18 +93,19 @@ struct Plain {
     for (i64 tile = block_index(); tile < tiles; tile += grid_size()) {
       const i64 o0 = tile % OUTPUT_TILES * OUTPUTS, lane0 = tile / OUTPUT_TILES % LANE_TILES * LANES;
       const i64 v0 = tile / (OUTPUT_TILES * LANE_TILES) * VECTORS;
-      Sum sums[RO][RV] = {}, next_x[X_PER_THREAD], next_w[W_PER_THREAD];
+      Sum sums[RO][RV] = {};
+      Raw next_x[X_PER_THREAD], next_w[W_PER_THREAD];
       fetch_x(next_x, args.x, n, v0, lane0, 0, thread);
       fetch_w(next_w, args.w, lane0, o0, 0, thread);
       for (i64 l0 = 0; l0 < C; l0 += DEPTH) {
         sync_block();  // Everybody has read what is overwritten now.
         KS_UNROLL
         for (int k = 0; k < X_PER_THREAD; ++k) {
-          if (thread + k * THREADS < DEPTH * VECTORS * LANES) store_sum(xs + slot(place(thread)) + slot(place(k * THREADS)), next_x[k]);
+          if (thread + k * THREADS < DEPTH * VECTORS * LANES) store_sum(xs + slot(place(thread)) + slot(place(k * THREADS)), E::value(next_x[k]));
         }
         KS_UNROLL
         for (int k = 0; k < W_PER_THREAD; ++k) {
-          if (thread + k * THREADS < DEPTH * W_STRIDE) store_sum(ws + thread + k * THREADS, next_w[k]);
+          if (thread + k * THREADS < DEPTH * W_STRIDE) store_sum(ws + thread + k * THREADS, E::value(next_w[k]));
         }
         sync_block();
         if (l0 + DEPTH < C) {

@@ -5,32 +5,45 @@
 namespace ks {
 
 // `Sum` is the accumulator of the CUDA cores; `constant` loads weights and bias, which no kernel writes that this one may overlap with. Indices count elements; addresses need only the alignment of one element.
-struct F16 {
+// `Raw` is what a load brings, and `value` its number: who loads many numbers turns them into sums later, since that waits for the load.
+template <class E> struct Loads {
+  static KS_DEVICE auto load(const void* from, i64 at) { return E::value(E::raw(from, at)); }
+  static KS_DEVICE auto constant(const void* from, i64 at) { return E::value(E::raw_constant(from, at)); }
+};
+struct F16 : Loads<F16> {
   using Sum = float;
-  static KS_DEVICE Sum load(const void* from, i64 at) { return widen_f16(load_global2(static_cast<const u16*>(from) + at)); }
-  static KS_DEVICE Sum constant(const void* from, i64 at) { return widen_f16(load_constant2(static_cast<const u16*>(from) + at)); }
+  using Raw = u16;
+  static KS_DEVICE Raw raw(const void* from, i64 at) { return load_global2(static_cast<const u16*>(from) + at); }
+  static KS_DEVICE Raw raw_constant(const void* from, i64 at) { return load_constant2(static_cast<const u16*>(from) + at); }
+  static KS_DEVICE Sum value(Raw raw) { return widen_f16(raw); }
   static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global2(static_cast<u16*>(to) + at, round_f16(value)); }
 };
-struct BF16 {
+struct BF16 : Loads<BF16> {
   using Sum = float;
-  static KS_DEVICE Sum load(const void* from, i64 at) { return widen_bf16(load_global2(static_cast<const u16*>(from) + at)); }
-  static KS_DEVICE Sum constant(const void* from, i64 at) { return widen_bf16(load_constant2(static_cast<const u16*>(from) + at)); }
+  using Raw = u16;
+  static KS_DEVICE Raw raw(const void* from, i64 at) { return load_global2(static_cast<const u16*>(from) + at); }
+  static KS_DEVICE Raw raw_constant(const void* from, i64 at) { return load_constant2(static_cast<const u16*>(from) + at); }
+  static KS_DEVICE Sum value(Raw raw) { return widen_bf16(raw); }
   static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global2(static_cast<u16*>(to) + at, round_bf16(value)); }
 };
 using Bf16 = BF16;
 // On tensor cores: three TF32 products.
-struct F32 {
+struct F32 : Loads<F32> {
   using Sum = float;
-  static KS_DEVICE Sum load(const void* from, i64 at) { return float_of(load_global4(static_cast<const float*>(from) + at)); }
-  static KS_DEVICE Sum constant(const void* from, i64 at) { return float_of(load_constant4(static_cast<const float*>(from) + at)); }
+  using Raw = float;
+  static KS_DEVICE Raw raw(const void* from, i64 at) { return float_of(load_global4(static_cast<const float*>(from) + at)); }
+  static KS_DEVICE Raw raw_constant(const void* from, i64 at) { return float_of(load_constant4(static_cast<const float*>(from) + at)); }
+  static KS_DEVICE Sum value(Raw raw) { return raw; }
   static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global4(static_cast<float*>(to) + at, bits(value)); }
 };
 // Stored as f32, multiplied with 10 bits after the point.
 struct TF32 : F32 {};
-struct F64 {
+struct F64 : Loads<F64> {
   using Sum = double;
-  static KS_DEVICE Sum load(const void* from, i64 at) { return double_of(load_global8(static_cast<const double*>(from) + at)); }
-  static KS_DEVICE Sum constant(const void* from, i64 at) { return double_of(load_constant8(static_cast<const double*>(from) + at)); }
+  using Raw = double;
+  static KS_DEVICE Raw raw(const void* from, i64 at) { return double_of(load_global8(static_cast<const double*>(from) + at)); }
+  static KS_DEVICE Raw raw_constant(const void* from, i64 at) { return double_of(load_constant8(static_cast<const double*>(from) + at)); }
+  static KS_DEVICE Sum value(Raw raw) { return raw; }
   static KS_DEVICE void store(void* to, i64 at, Sum value) { store_global8(static_cast<double*>(to) + at, words_of(value)); }
 };
 

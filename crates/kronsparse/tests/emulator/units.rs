@@ -223,6 +223,42 @@ fn asynchronous_copies() {
     });
 }
 
+/// Rows of an odd or even number of halves, at an address that is a multiple of 4 or not: pieces that begin within a word, that end
+/// within one, that are not there; fewer lines and pieces than the threads take together, and more.
+#[test]
+fn pieces_that_begin_within_a_word() {
+    let mut rng = Rng::new();
+    let shapes: [[usize; 3]; 5] = [[16, 37, 3], [16, 3, 40], [8, 9, 5], [4, 20, 33], [2, 50, 7]];
+    let mut launches = Vec::new();
+    for n in [1, 2, 3, 7, 8, 9, 17, 24, 325] {
+        for offset in [0, 2] {
+            let x = random_bytes(50 * 2 * n, &mut rng);
+            let mut y = Vec::new();
+            for [bytes, lines, pieces] in shapes {
+                for line in x.chunks(2 * n).take(lines) {
+                    let start = y.len();
+                    y.extend(line.iter().take(bytes * pieces));
+                    y.resize(start + bytes * pieces, 0);
+                }
+            }
+            let mut launch = usual(1, 32, 2656, n as u64);
+            launch.x = Some(Buffer { bytes: x, offset });
+            launch.y = Buffer::poisoned(y.len());
+            launches.push((launch, y));
+        }
+    }
+    check(Unit {
+        name: "ragged",
+        text: include_str!("units/ragged.cu").into(),
+        launches,
+        mutants: &[
+            ("row - byte}", "row - byte + 2}", ""),
+            ("(line + more) * row", "line * row", ""),
+            ("});\n  sync_block();", "});", "no barrier lies between"),
+        ],
+    });
+}
+
 /// `d0 + A Bᵀ` with A of `m` rows, B of `n`, both of `k` columns; `d0(row, column)`.
 pub(crate) fn product(a: &[f32], b: &[f32], [m, n, k]: [usize; 3], d0: impl Fn(usize, usize) -> f32) -> Vec<u8> {
     let at = |i: usize, j: usize| {
