@@ -13,7 +13,7 @@ use kronsparse_bench::{Cache, Kind, Record, Row, validate};
 
 const RECORDS: [&str; 3] = ["2026-11-22-h100", "2026-11-23-h100", "2026-11-23-h100-training"];
 /// Random problems: every way that was measured of each.
-const VALIDATE: &str = "2026-11-23-h100-training/validate/validate.csv";
+const VALIDATE: &str = "2026-11-23-h100-study/validate/validate.csv";
 const RANDOM: &str = "random";
 /// A part of the article's grid, thousands of rows: every so many are taken.
 const STUDY: (&str, usize) = ("study_part", 4);

@@ -1,9 +1,8 @@
-//! How long a plan of `plain` takes, by a model of the cycles of its threads and of its traffic.
+//! How long a plan of `plain` takes, by a model of the cycles of its threads and of its traffic, which do not overlap.
 //!
-//! The constants were fitted by a random search for the least mean |log(estimate / measured)| over 117 cold calls of one factor in the
-//! records up to `record/2026-11-23-h100-training`, two thirds of the weight on the 87 with random numbers (`validate` there), then
-//! rounded (`fit` there). Fitted to three quarters of the problems, it brought 85 % of the calls of the other problems with random numbers within a
-//! quarter; 2 % were before. All fitted, 91 % are.
+//! The constants were fitted by a random search for the least mean |log(estimate / measured)| over 526 cold calls of one factor, 508 of
+//! them with random numbers, then rounded (`record/2026-11-23-h100-study/fit`). Fitted to three quarters of the problems, they brought 93 %
+//! of the calls in 16-bit types, 91 % in f32 and 78 % in f64 of the other problems within a quarter; 87, 86 and 72 % were before.
 
 use super::{Plan, Tile, sum_bytes};
 use crate::plan::gpu::GpuMachine;
@@ -11,26 +10,27 @@ use crate::{DType, Layout};
 
 /// Seconds of a launch, and of each stage.
 const LAUNCH: f64 = 1.3e-6;
-const STAGE: f64 = 0.5e-6;
-/// Share of the smaller of arithmetic and traffic that does not overlap with the larger.
-const UNHIDDEN: f64 = 0.75;
+const STAGE: f64 = 0.7e-6;
 /// Cycles of a multiply-add of f32, of f64, of an operand's four bytes from shared memory, of a stage.
-const MULTIPLY: [f64; 2] = [0.85, 3.4];
-const OPERAND: f64 = 2.55;
-const STAGE_CYCLES: f64 = 45.0;
-/// Cycles of an element of `X` on its way to shared memory, and of each line that its warp touches; of an output on its way out.
-const FETCHED: [f64; 2] = [12.4, 6.2];
-const STORED: [f64; 2] = [3.0, 0.75];
-/// How much longer both take in 16-bit types: every load is waited for, since what it brings is converted at once.
-const CONVERTED: f64 = 4.0;
+const MULTIPLY: [f64; 2] = [0.69, 3.9];
+const OPERAND: f64 = 1.7;
+const STAGE_CYCLES: f64 = 44.0;
+/// Cycles of an element of `X` and of the weights on its way to shared memory, and of each line that its warp touches; of an output on
+/// its way out.
+const FETCHED: [f64; 2] = [5.8, 2.9];
+const WEIGHED: [f64; 2] = [10.4, 5.2];
+const STORED: [f64; 2] = [5.7, 1.45];
+/// How much longer `X` and `Y` take in 16-bit types, which are converted, and all of it in f64, which has two words.
+const CONVERTED: f64 = 2.1;
+const TWO_WORDS: f64 = 1.95;
 /// Threads that hide the latency of a multiprocessor, and the power of how many are missing.
-const THREADS: f64 = 512.0;
-const MISSING: f64 = 0.8;
+const THREADS: f64 = 650.0;
+const MISSING: f64 = 0.65;
 /// Traffic over what a machine's bandwidth promises; the share of that which the second-level cache leaves of what is read again.
-const TRAFFIC: f64 = 1.2;
-const AGAIN: f64 = 0.7;
+const TRAFFIC: f64 = 1.07;
+const AGAIN: f64 = 0.62;
 /// Bytes of a run that reaches half of the bandwidth.
-const RUN: f64 = 10.0;
+const RUN: f64 = 6.4;
 
 /// Estimated seconds for the plan's batch.
 pub(super) fn seconds(plan: &Plan, machine: &GpuMachine) -> f64 {
@@ -61,9 +61,13 @@ pub(super) fn seconds(plan: &Plan, machine: &GpuMachine) -> f64 {
     let (sums, operands) = (f64::from(thread_outputs * thread_vectors), f64::from(thread_outputs + thread_vectors));
     let words = sum_bytes(problem.dtype) as f64 / 4.0;
     let multiply = MULTIPLY[usize::from(problem.dtype == DType::F64)];
-    let converted = if matches!(problem.dtype, DType::F16 | DType::Bf16) { CONVERTED } else { 1.0 };
+    let (converted, wide) = match problem.dtype {
+        DType::F16 | DType::Bf16 => (CONVERTED, 1.0),
+        DType::F64 => (TWO_WORDS, TWO_WORDS),
+        _ => (1.0, 1.0),
+    };
     let inputs = lanes * vectors / threads * converted * (FETCHED[0] + FETCHED[1] * lines(input_run));
-    let weights = lanes * outputs / threads * (8.0 + 4.0 * lines(weight_run));
+    let weights = lanes * outputs / threads * wide * (WEIGHED[0] + WEIGHED[1] * lines(weight_run));
     let cycles = (sums * multiply).max(OPERAND * words * operands) + inputs + weights + STAGE_CYCLES / depth;
     let stored = sums * converted * (STORED[0] + STORED[1] * lines_of_a_store(plan));
     // Multiprocessors take turns of the tiles; few threads of one do not hide its latency.
@@ -79,7 +83,7 @@ pub(super) fn seconds(plan: &Plan, machine: &GpuMachine) -> f64 {
     let output = tiles * vectors * lanes * outputs * size * slowdown(output_run);
     let once = problem.bytes() * slowdown(input_run.min(output_run));
     let traffic = TRAFFIC * (once + AGAIN * (input + weights + output - once).max(0.0)) / machine.bytes_per_second;
-    LAUNCH + STAGE * (c / depth).ceil() + arithmetic.max(traffic) + UNHIDDEN * arithmetic.min(traffic)
+    LAUNCH + STAGE * (c / depth).ceil() + arithmetic + traffic
 }
 
 /// Sectors of 32 bytes that a warp touches when every thread stores one output.
