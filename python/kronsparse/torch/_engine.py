@@ -28,7 +28,6 @@ from .. import _arguments, _tuning
 from .._cuda import find_libraries
 from .._kronsparse import Call, CudaOperator, apply_at, retire_calls, same_at
 from ._packing import Linear, Packed, plain
-from ._packing import check as check
 
 
 class _Entry:

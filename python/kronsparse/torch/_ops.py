@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._engine import apply_cpu, apply_cuda, apply_cuda_frozen, check
+from ._engine import apply_cpu, apply_cuda, apply_cuda_frozen
+from ._packing import check
 from ._products import by_products, has_many
 
 _library = torch.library.Library("kronsparse", "DEF")
