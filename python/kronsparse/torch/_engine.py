@@ -183,8 +183,8 @@ register_optimizer_step_post_hook(_after_step)
 
 def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
     """The short way of a layer with these parameters, if they are packed."""
-    tensors = [*weights] if bias is None else [*weights, bias]
-    entry = _cache.get((id(weights[0]), Linear(len(weights), False)))
+    tensors, key = _row(weights, bias), (id(weights[0]), Linear(len(weights), False))
+    entry = _cache.get(key)
     if entry is None or not entry.is_of(tensors):
         return None
     call = None if entry.call is None else entry.call()
@@ -195,7 +195,7 @@ def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
         except (AttributeError, ImportError):
             # It asks PyTorch by names that are not public: where one of them is gone, the long way is left.
             return None
-        if _cache.get((id(weights[0]), Linear(len(weights), False))) is not entry:
+        if _cache.get(key) is not entry:
             # Forgotten meanwhile, by another thread, which did not know of this call.
             return None
         entry.call = weakref.ref(call)
