@@ -30,8 +30,9 @@ def advise(
     ``budget`` is a share of the dense parameters, of which 90 to 100 % are used, or the least and the largest share.
     ``device`` is ``h100``, which need not be there, a GPU of this machine as ``cuda:N``, or ``cpu``, whose ceilings are
     measured the first time, which takes some seconds. ``dtype`` is a real one, or ``tf32`` on a GPU; ``objective`` is
-    ``time``, ``energy`` or ``memory``. Chains have at most ``max_factors`` factors, 1 to 4; plain ``low_rank`` is one
-    of them, and single sparse factors, whose outputs see a part of the inputs, are with ``partial``.
+    ``time``, ``energy`` or ``memory``; ``batch_last`` says that vectors are columns. Chains have at most
+    ``max_factors`` factors, 1 to 4; plain ``low_rank`` is one of them, and single sparse factors, whose outputs see a
+    part of the inputs, are with ``partial``.
 
     A chain of fewer parameters is another matrix: see ``factorize`` for its error. Ctrl-C ends the call at once.
 

@@ -1,5 +1,5 @@
-"""Arguments of ``tune`` and ``advise``, checked before anything is measured: each error names the argument, what was
-expected and what was found."""
+"""Arguments of ``tune``, ``advise`` and ``explain``, checked before anything is done: each error names the argument,
+what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -44,13 +44,11 @@ def dtype_name(value: Any) -> str:
         return value
     try:
         # NumPy takes None for float64.
-        return np.dtype(value).name if value is not None else _no_dtype(value)
+        if value is not None:
+            return np.dtype(value).name
     except TypeError:
-        return _no_dtype(value)
-
-
-def _no_dtype(value: Any) -> str:
-    raise TypeError(f"dtype: expected a NumPy element type or its name, found {_shown(value)}") from None
+        pass
+    raise TypeError(f"dtype: expected a NumPy element type or its name, found {_shown(value)}")
 
 
 def text(name: str, value: Any) -> str:

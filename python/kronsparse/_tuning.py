@@ -195,7 +195,8 @@ def use_tuning(path: str | os.PathLike[str]) -> None:
 
 def tuning_path() -> Path | None:
     """The user's file of tuning records, whether it is there or not: the one that KRONSPARSE_TUNING names, or else
-    ``tuning.txt`` in the cache folder. None where the variable is ``off``, or where there is no cache folder."""
+    ``tuning.txt`` in the cache folder. None where the variable is ``off`` or empty, or where there is no cache
+    folder."""
     return _kronsparse.tuning_path()
 
 

@@ -122,12 +122,6 @@ impl CudaLearner {
         .python()
     }
 
-    /// How `n` vectors are multiplied and gradients computed, in words. Prepares what is missing.
-    #[pyo3(signature = (n))]
-    fn explain(&self, py: Python<'_>, n: usize) -> PyResult<String> {
-        py.detach(|| each!(&self.any, learner => learner.explain(n))).python()
-    }
-
     /// Queues `Y = X Wᵀ + bias` for `n` vectors on `stream` (a `cudaStream_t`): `outputs` are the addresses of every factor's outputs, left
     /// to right. `capturing` says that the stream is being captured.
     #[pyo3(signature = (weights, bias, x, outputs, n, stream, capturing))]

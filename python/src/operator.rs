@@ -63,7 +63,7 @@ pub(crate) struct Operator {
     pub(crate) patterns: kronsparse::ChainPattern,
     /// Size of an output vector: the rows of the chain, or half as many of a gated one.
     pub(crate) outputs: usize,
-    /// Of weights in the memory of others: how many numbers each factor has, and a hash of some; see `address.rs`.
+    /// Of what lies in the memory of others: how many numbers each array has, and a hash of some; see `address.rs`.
     pub(crate) lengths: Vec<usize>,
     pub(crate) fingerprint: u64,
 }

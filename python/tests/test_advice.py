@@ -82,6 +82,9 @@ def test_wrong_arguments_name_what_was_expected(wrong, why):
 def test_arguments_of_another_kind_or_size_are_named(wrong, why):
     with pytest.raises((ValueError, TypeError), match=why):
         ks.advise(**{"rows": 64, "cols": 64, "batch": 8, "dtype": "float32", **wrong})
+
+
+def test_numbers_of_numpy_are_numbers():
     same = ks.advise(np.int64(64), 64, np.int32(8), budget=[0.1, 0.5], max_factors=2)
     assert same == ks.advise(64, 64, 8, budget=(0.1, 0.5), max_factors=2)
 

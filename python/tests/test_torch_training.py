@@ -305,7 +305,7 @@ def test_a_captured_step_needs_a_first_run_and_what_it_names_is_kept(learners, c
     capturing(False)
     clear_cache(graphs=True)
     by_engine(layer, x).sum().backward()
-    assert not _training._captured
+    assert not _engine.captured
     capturing(True)
     by_engine(layer, x).sum().backward()
     with pytest.raises(ValueError, match="run it once with this number of vectors before"):
@@ -318,14 +318,14 @@ def test_a_captured_step_needs_a_first_run_and_what_it_names_is_kept(learners, c
     y.sum().backward()
     capturing(False)
     kept = [learners[-2], learners[-1]]
-    assert list(_training._captured.values()) == kept
+    assert [held for held, _ in _engine.captured.values()] == kept
     layer.refresh()
     del layer, other, y
     clear_cache()
     gc.collect()
-    assert list(_training._captured.values()) == kept and not _training._learners
+    assert [held for held, _ in _engine.captured.values()] == kept and not _training._learners
     clear_cache(graphs=True)
-    assert not _training._captured
+    assert not _engine.captured
 
 
 def test_nothing_is_given_back_while_a_graph_is_captured(learners, capturing, monkeypatch):

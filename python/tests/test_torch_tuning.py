@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import kronsparse as ks
-from kronsparse.torch import KSGatedMLP, KSLinear, explain, tune
+from kronsparse.torch import KSGatedMLP, KSLinear, _packing, explain, tune
 from stores import prefer
 from torch import nn
 from torch_tools import packings  # noqa: F401
@@ -101,12 +101,24 @@ def test_layers_take_what_was_found(tmp_path, packings):  # noqa: F811
     tune(layer, x, store=store, **QUICK)
     prefer(store, "csr")
     ks.use_tuning(store)
-    count = len(packings)
     assert explain(layer, 40).startswith("csr on up to") and "measured 1000.00 µs" in explain(layer, 40)
     assert explain(layer, 400).startswith("fused")
     count = len(packings)
     assert torch.allclose(layer(x), before) and len(packings) == count + 1
     assert torch.allclose(layer(x), before) and len(packings) == count + 1
+
+
+def test_a_gated_part_takes_what_was_found(tmp_path, monkeypatch):
+    gate, up = (KSLinear(64, 48, "monarch:4,8", bias=bias) for bias in (False, True))
+    mlp = KSGatedMLP(gate, up, KSLinear(48, 64, "monarch:8,8"), "gelu").requires_grad_(False)
+    x, store, packed, real = torch.randn(40, 64), tmp_path / "s.txt", [], _packing.pack_gated_at
+    monkeypatch.setattr(_packing, "pack_gated_at", lambda *what: (packed.append(real(*what)), packed[-1])[1])
+    before = mlp(x)
+    tune(mlp, x, store=store, **QUICK)
+    prefer(store, "csr")
+    ks.use_tuning(store)
+    assert torch.allclose(mlp(x), before, atol=1e-5) and len(packed) == 2
+    assert packed[1].explain(40).startswith("csr on up to") and packed[1].explain(400).startswith("fused")
 
 
 def test_the_file_that_the_environment_names_need_not_be_there_yet(tmp_path):

@@ -26,9 +26,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import _arguments, _tuning
 from .._cuda import find_libraries
-from .._kronsparse import Call, CudaOperator, apply_at, retire_calls, same_at
+from .._kronsparse import Call, CudaLearner, CudaOperator, apply_at, retire_calls, same_at
 from ._packing import Linear, Packed, plain
-from ._packing import check as check
 
 
 class _Entry:
@@ -83,10 +82,10 @@ class _Entry:
 _cache: dict[tuple[int, Packed], _Entry] = {}
 #: Weights in another dtype, by identity and that dtype: the weight, its version, its address, the rounded numbers.
 _casts: dict[tuple[int, torch.dtype], tuple[weakref.ref[Tensor], int, int, Tensor]] = {}
-#: Operators that CUDA graphs may name, and the memory of the weights that they were made of: kept for ever. A graph of
-#: ``torch.compile`` is replayed whenever weights lie where they lay when it was recorded, whosever they are; as long as
-#: this memory is not given back, nobody else's can.
-_captured: dict[int, tuple[CudaOperator, list[torch.UntypedStorage]]] = {}
+#: Operators and learners that CUDA graphs may name, and the memory of the weights that operators were made of: kept
+#: until ``clear_cache(graphs=True)``. A graph of ``torch.compile`` is replayed whenever weights lie where they lay when
+#: it was recorded, whosever they are; as long as this memory is not given back, nobody else's can.
+captured: dict[int, tuple[CudaOperator | CudaLearner, list[torch.UntypedStorage]]] = {}
 
 
 #: What was forgotten while a CUDA graph was captured: no memory can be given back then.
@@ -94,8 +93,8 @@ _dead: list[Any] = []
 #: Another one whenever packed weights are forgotten: what was packed before that is not kept.
 _era = object()
 _keeping = threading.RLock()
-#: Told what is forgotten: of which tensor (None: everything), and whether what CUDA graphs hold is to go as well.
-forgotten: list[Callable[[Tensor | None, bool], None]] = []
+#: Told what is forgotten: of which tensor (None: everything).
+forgotten: list[Callable[[Tensor | None], None]] = []
 
 
 def lay_aside(gone: Any) -> None:
@@ -118,13 +117,13 @@ def clear_cache(graphs: bool = False) -> None:
     global _era
     with _keeping:
         _era = object()
-        lay_aside([list(_cache.values()), list(_captured.values()) if graphs else None])
+        lay_aside([list(_cache.values()), list(captured.values()) if graphs else None])
         _cache.clear()
         _casts.clear()
         if graphs:
-            _captured.clear()
+            captured.clear()
     for tell in forgotten:
-        tell(None, graphs)
+        tell(None)
     # At last: a call that was made meanwhile is of what was there before.
     retire_calls()
 
@@ -146,7 +145,7 @@ def forget(tensor: Tensor) -> None:
         if found is not None:
             forget(found[3])
     for tell in forgotten:
-        tell(tensor, False)
+        tell(tensor)
     retire_calls()
 
 
@@ -184,8 +183,8 @@ register_optimizer_step_post_hook(_after_step)
 
 def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
     """The short way of a layer with these parameters, if they are packed."""
-    tensors = [*weights] if bias is None else [*weights, bias]
-    entry = _cache.get((id(weights[0]), Linear(len(weights), False)))
+    tensors, key = _row(weights, bias), (id(weights[0]), Linear(len(weights), False))
+    entry = _cache.get(key)
     if entry is None or not entry.is_of(tensors):
         return None
     call = None if entry.call is None else entry.call()
@@ -196,7 +195,7 @@ def call_of(weights: Sequence[Tensor], bias: Tensor | None) -> Call | None:
         except (AttributeError, ImportError):
             # It asks PyTorch by names that are not public: where one of them is gone, the long way is left.
             return None
-        if _cache.get((id(weights[0]), Linear(len(weights), False))) is not entry:
+        if _cache.get(key) is not entry:
             # Forgotten meanwhile, by another thread, which did not know of this call.
             return None
         entry.call = weakref.ref(call)
@@ -301,7 +300,7 @@ def multiply_cuda(
             x = plain(x)
         operator.apply_at(x.data_ptr(), y.data_ptr(), n, _current_stream(index), capturing)
         if capturing:
-            _captured[id(operator)] = operator, [tensor.untyped_storage() for tensor in given]
+            captured[id(operator)] = operator, [tensor.untyped_storage() for tensor in given]
     return y
 
 
@@ -335,7 +334,7 @@ def renew(weights: Sequence[Tensor], bias: Tensor | None) -> bool:
     memory, which makes ``torch.compile`` record its graphs again, and made ready for the same numbers of vectors.
     Says whether that was done."""
     given = _row(weights, bias)
-    held = {storage._cdata for _, storages in _captured.values() for storage in storages}
+    held = {storage._cdata for _, storages in captured.values() for storage in storages}
     if not any(tensor.untyped_storage()._cdata in held for tensor in given):
         return False
     known = [(key, entry) for key, entry in _cache.items() if any(ref() is t for ref in entry.tensors for t in given)]

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._engine import apply_cpu, apply_cuda, apply_cuda_frozen, check
+from ._engine import apply_cpu, apply_cuda, apply_cuda_frozen
+from ._packing import check
 from ._products import by_products, has_many
 
 _library = torch.library.Library("kronsparse", "DEF")
@@ -152,8 +153,8 @@ def _backward(
 
 
 def weight_gradient(outer: Tensor, inner: Tensor, shape: Sequence[int]) -> Tensor:
-    """``Σ_n outer[n, i, o, j] · conj(inner[n, i, l, j])`` as ``(a, b, c, d)``, by PyTorch's batched product: the
-    engines have no kernel for it yet."""
+    """``Σ_n outer[n, i, o, j] · conj(inner[n, i, l, j])`` as ``(a, b, c, d)``, by PyTorch's batched product. A GPU's
+    kernel for it is in ``_training``."""
     a, b, c, d = shape
     left = outer.reshape(-1, a, b, d).permute(1, 3, 2, 0).reshape(a * d, b, -1)
     right = inner.reshape(-1, a, c, d).permute(1, 3, 0, 2).reshape(a * d, -1, c)

@@ -92,8 +92,7 @@ class Gated(NamedTuple):
             raise ValueError("gate: expected at least one factor, found none")
         if _shapes(gate) != _shapes(up):
             raise ValueError(f"up: expected factors of shapes {_shapes(gate)} like those of gate, found {_shapes(up)}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, found {self.activation!r}")
+        check_activation(self.activation)
         if x.is_complex():
             raise TypeError(f"x: expected real numbers for a gate, found {x.dtype}")
         check(x, up, up_bias, False, cast)
@@ -187,6 +186,12 @@ def check(
         if tuple(bias.shape) != (rows,):
             raise ValueError(f"bias: expected shape ({rows},), the out_features, found {tuple(bias.shape)}")
     return rows, cols
+
+
+def check_activation(name: str) -> None:
+    """Refuses a name that is not of an activation: ValueError."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, found {name!r}")
 
 
 def check_pair(gate: Sequence[Tensor], up: Sequence[Tensor]) -> None:

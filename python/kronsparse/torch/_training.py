@@ -25,8 +25,6 @@ _Key = tuple[int, int, torch.dtype, tuple[tuple[int, ...], ...], bool]
 #: Each layer has its own, since a CUDA graph that holds a step of it names what it packs. Weights that are made anew in
 #: every step, as parametrizations do, share one per shape. With the weight, whose end is the end of this.
 _learners: dict[_Key, tuple[weakref.ref[Tensor] | None, CudaLearner]] = {}
-#: Those that CUDA graphs may name, kept until ``clear_cache(graphs=True)``.
-_captured: dict[int, CudaLearner] = {}
 _making = threading.Lock()
 
 
@@ -69,14 +67,11 @@ def _is_captured(learner: CudaLearner) -> bool:
     """Whether a CUDA graph is being captured, in which the learner's memory is named from now on."""
     capturing = torch.cuda.is_current_stream_capturing()
     if capturing:
-        _captured[id(learner)] = learner
+        _engine.captured[id(learner)] = learner, []
     return capturing
 
 
-def _forget(owner: Tensor | None, graphs: bool) -> None:
-    if graphs:
-        _engine.lay_aside(list(_captured.values()))
-        _captured.clear()
+def _forget(owner: Tensor | None) -> None:
     for key, (known, _) in list(_learners.items()):
         if owner is None or (known is not None and known() is owner):
             _engine.lay_aside(_learners.pop(key, None))

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ._engine import apply_cpu, apply_cuda, cast_kept, multiply_cpu, multiply_cuda
-from ._gated import gated, gated_frozen
+from ._gated import gated, gated_frozen, of_pair
 from ._learning import learn
 from ._ops import apply, apply_frozen, needs_gradient
-from ._packing import ACTIVATIONS, Gated, check, check_pair
+from ._packing import ACTIVATIONS, check, check_activation, check_pair
 from ._products import by_products, is_transformed
 from ._training import can_train, train
 
@@ -110,10 +110,9 @@ def ks_gated(
     two ``ks_linear``. In 16-bit types the two may differ by a rounding. Differentiable, autocast and errors as for
     ``ks_linear``; ValueError also for chains of other sizes than each other.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, found {activation!r}")
+    check_activation(activation)
     gate, up = list(gate), list(up)
-    tensors = [*gate, *up, *(bias for bias in (gate_bias, up_bias) if bias is not None)]
+    what, tensors = of_pair(gate, up, gate_bias, up_bias, activation)
     joins = interleave(gate, up)
     if not joins:
         # Chains of the same shapes are of the same sizes.
@@ -121,13 +120,11 @@ def ks_gated(
     alone = not isinstance(x, Tensor) or x.is_complex() or not joins
     if not torch.compiler.is_compiling():
         alone = alone or is_transformed()
-    kind = "" if alone else x.device.type
     if alone or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *tensors))):
         return ACTIVATIONS[activation](ks_linear(x, gate, gate_bias)) * ks_linear(x, up, up_bias)
-    cast = False
+    kind, cast = x.device.type, False
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         x, cast, tensors = _autocast(x, tensors)
-    what = Gated(len(gate), gate_bias is not None, up_bias is not None, activation)
     if not torch.compiler.is_compiling() and _is_unseen(x, tensors):
         if kind == "cpu":
             return multiply_cpu(x, what, tensors, True)

@@ -8,7 +8,7 @@ from torch.nn.modules import module as _modules
 
 from .._chain import Chain
 from .._types import PatternsLike
-from ._packing import ACTIVATIONS
+from ._packing import ACTIVATIONS, check_activation
 from .functional import interleave, ks_gated
 from .layer import KSLinear
 
@@ -42,8 +42,7 @@ class KSGatedMLP(nn.Module):
             raise ValueError(
                 f"down: expected in_features = {gate.out_features}, the out_features of gate, found {down.in_features}"
             )
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, found {activation!r}")
+        check_activation(activation)
         self.gate, self.up, self.down, self.activation = gate, up, down, activation
 
     @classmethod
