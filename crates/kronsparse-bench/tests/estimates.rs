@@ -247,20 +247,20 @@ fn estimates_of_calls_are_as_good_as_stated() {
     let cold = [
         ("well-known, cold, n ≤ 64", (28, 33)),
         ("well-known, cold, n ≤ 2048", (128, 142)),
-        ("well-known, cold, more", (1971, 2132)),
-        ("random, cold, n ≤ 64", (280, 309)),
-        ("random, cold, n ≤ 2048", (220, 265)),
-        ("random, cold, more", (180, 275)),
+        ("well-known, cold, more", (1973, 2132)),
+        ("random, cold, n ≤ 64", (623, 676)),
+        ("random, cold, n ≤ 2048", (313, 376)),
+        ("random, cold, more", (246, 342)),
     ];
     for (what, stated) in cold {
         assert_eq!(within[what], stated, "{what}");
     }
-    assert_eq!((unknown, other_tiles), (0, 155));
+    assert_eq!((unknown, other_tiles), (0, 48));
 }
 
 /// Of the ways that were measured of a random problem the one with the least estimate: how many are within a tenth and within half of
 /// the best, and how often the estimates say rightly whether to multiply by the factors or by the dense matrix (within 5 % either is
-/// right). The estimates were fitted to these times, so this guards them, and says nothing of problems that nobody measured.
+/// right). That of `plain` was fitted to these times, so this guards estimates more than it says of problems that nobody measured.
 #[test]
 fn estimates_pick_among_the_ways_of_random_problems_as_stated() {
     let rows = random();
@@ -291,5 +291,5 @@ fn estimates_pick_among_the_ways_of_random_problems_as_stated() {
         println!("{:.2} {} {}", loss, problem[0].problem(), if tie || says == (dense < chain) { "" } else { "WRONG" });
     }
     println!("{count} problems: {tenth} within a tenth, {half} within half, {verdict} verdicts right");
-    assert_eq!((count, tenth, half, verdict), (96, 75, 93, 91));
+    assert_eq!((count, tenth, half, verdict), (150, 117, 148, 147));
 }
