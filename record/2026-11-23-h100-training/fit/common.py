@@ -58,6 +58,8 @@ def fit(model, measured, start, weight, mask, steps, seed=0, pull=0.005):
 
 
 def report(name, measured, estimated):
+    if len(measured) == 0:
+        return
     ratio = np.sort(measured / estimated)
     at = [ratio[int(round(share * (len(ratio) - 1)))] for share in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)]
     within = np.mean((ratio > 0.8) & (ratio < 4 / 3))

@@ -97,8 +97,11 @@ pub(super) fn group<T: Scalar<Wide = f64>>(
         (x as f64 + y as f64) * size_of::<T>() as f64
     };
     let fits = |case: &Case| need(case) <= SHARE * free;
-    let open = tasks.iter().filter(|task| fits(&task.case) && !bench.missing(task).is_empty());
-    let largest = open.map(|task| sizes(&task.case)).fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
+    // What each is to be measured by.
+    let open: Vec<Vec<Algorithm>> =
+        tasks.iter().map(|task| if fits(&task.case) { bench.missing(task) } else { Vec::new() }).collect();
+    let waiting = || tasks.iter().zip(&open).filter(|(_, missing)| !missing.is_empty());
+    let largest = waiting().map(|(task, _)| sizes(&task.case)).fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
     let mut arrays = if largest == (0, 0) || bench.is_over() {
         None
     } else {
@@ -107,16 +110,13 @@ pub(super) fn group<T: Scalar<Wide = f64>>(
         inspector.fill(&mut x, bench.seed, bench.stream)?;
         Some(Arrays { x, y: Buffer::alloc(bench.device, largest.1)?, inspector, mixes: HashMap::new() })
     };
-    let waiting = tasks.iter().filter(|task| fits(&task.case)).map(|task| (&task.case, bench.missing(task)));
-    let waiting: Vec<_> = waiting.filter(|(_, missing)| !missing.is_empty()).collect();
     let (mut random, machine) = (Random::new(bench.seed), bench.device.machine());
     let (seed, cores) = (random.bits(), std::thread::available_parallelism().map_or(1, usize::from));
-    let make = |(case, algorithms): (&Case, Vec<Algorithm>)| {
-        Made::<T>::new(case, seed, algorithms.contains(&Algorithm::Fused), machine)
-    };
+    let make = |(case, ours): (&Case, bool)| Made::<T>::new(case, seed, ours, machine);
+    let waiting = waiting().map(|(task, missing)| (&task.case, missing.contains(&Algorithm::Fused))).collect();
     std::thread::scope(|scope| {
         let mut inputs = Ahead::begin(scope, waiting, cores, &make);
-        for (index, task) in (at..).zip(tasks) {
+        for ((index, task), open) in (at..).zip(tasks).zip(&open) {
             if bench.is_over() {
                 break;
             }
@@ -128,15 +128,17 @@ pub(super) fn group<T: Scalar<Wide = f64>>(
                 continue;
             }
             (hooks.observe)(Event::Case { index, total, case });
-            let missing = bench.missing(task);
             let mut phases = vec![Phases::new(case, None)];
-            let rows = match &mut arrays {
-                Some(arrays) if !missing.is_empty() => {
+            // A case that stands twice has its rows by the second time, and what was made for it is let go.
+            let made = if open.is_empty() { None } else { Some(inputs.next()?) };
+            let missing = bench.missing(task);
+            let rows = match (&mut arrays, made) {
+                (Some(arrays), Some(made)) if !missing.is_empty() => {
                     // The arrays of the group count as inputs of its first case.
                     bench.laps.lap(&mut phases[0].inputs_s);
                     (hooks.ready)(index);
                     bench.laps.lap(&mut phases[0].waiting_s);
-                    one((task, inputs.next()?), &missing, arrays, bench, hooks.observe, &mut phases)?
+                    one((task, made), &missing, arrays, bench, hooks.observe, &mut phases)?
                 }
                 _ => Vec::new(),
             };

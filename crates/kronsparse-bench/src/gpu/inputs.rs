@@ -79,7 +79,7 @@ impl<'a, C: Send + 'a, T: Scalar> Ahead<'a, C, Result<Made<T>>> {
     }
 }
 
-/// Random weights of variance 1/c, which keep the size of the numbers from factor to factor; drawn on all cores, the same for one seed.
+/// Random weights of variance 1/c, which keep the size of the numbers from factor to factor; drawn on several threads, the same for one seed.
 fn weights<T: Scalar>(case: &Case, seed: u64) -> Result<Chain<T>> {
     let mut seeds = Random::new(seed);
     let factors = case.problem.chain.patterns().iter().map(|&pattern| {

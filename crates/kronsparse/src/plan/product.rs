@@ -8,12 +8,6 @@ use rayon::prelude::*;
 use super::Layout;
 use crate::{Error, Pattern, Result};
 
-/// Weights of a super-block that a cache holds, whose lanes may be packed one after the other.
-const CACHED: usize = 1 << 18;
-/// Beyond that: lanes whose weights are packed together, and weights of each of them that are packed by one task.
-const TOGETHER: usize = 16;
-const PIECE: usize = 1 << 12;
-
 /// Which array a matrix of a [`Product`] lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Array {
@@ -143,30 +137,11 @@ impl Product {
         if d == 1 {
             return packed;
         }
-        // In the order of C, weight (o, l) of lane j is every d-th one.
-        if b * c * d <= CACHED {
-            packed.par_chunks_exact_mut(b * c).enumerate().for_each(|(block, packed)| {
-                let lane = weights[block / d * b * c * d + block % d..].iter().step_by(d);
-                packed.iter_mut().zip(lane).for_each(|(to, &from)| *to = from);
-            });
-            return packed;
-        }
-        // A line of memory holds weights of neighbouring lanes, which are moved together, so that it is read once.
-        let mut pieces: Vec<(usize, Vec<&mut [T]>)> = Vec::new();
-        for (i, packed) in packed.chunks_exact_mut(b * c * d).enumerate() {
-            for (group, lanes) in packed.chunks_mut(b * c * TOGETHER).enumerate() {
-                let mut lanes: Vec<_> = lanes.chunks_exact_mut(b * c).map(|lane| lane.chunks_mut(PIECE)).collect();
-                for first in (0..b * c).step_by(PIECE) {
-                    let piece = lanes.iter_mut().filter_map(Iterator::next).collect();
-                    pieces.push(((i * b * c + first) * d + group * TOGETHER, piece));
-                }
-            }
-        }
-        pieces.into_par_iter().for_each(|(start, mut piece)| {
-            for at in 0..piece[0].len() {
-                let from = &weights[start + at * d..];
-                piece.iter_mut().zip(from).for_each(|(lane, &weight)| lane[at] = weight);
-            }
+        packed.par_chunks_exact_mut(b * c).enumerate().for_each(|(block, packed)| {
+            let (i, j) = (block / d, block % d);
+            // In the order of C, weight (o, l) of lane j is every d-th one.
+            let lane = weights[i * b * c * d + j..].iter().step_by(d);
+            packed.iter_mut().zip(lane).for_each(|(to, &from)| *to = from);
         });
         packed
     }
@@ -267,19 +242,6 @@ mod tests {
             .map(|(f, e)| (f - e).abs())
             .fold(0.0, |w: f64, d| if d.is_nan() { d } else { w.max(d) });
         assert!(worst < 1e-12, "{what}: {worst}");
-    }
-
-    #[test]
-    fn weights_are_packed_lane_by_lane_beyond_one_group_and_one_piece() {
-        let pattern = Pattern::new(2, 140, 122, TOGETHER + 3).unwrap();
-        let [a, b, c, d] = pattern.shape();
-        assert!(b * c > PIECE && b * c * d > CACHED);
-        let weights: Vec<u32> = (0..(a * b * c * d) as u32).collect();
-        let packed = Product::pack(pattern, &weights);
-        for (at, &found) in packed.iter().enumerate() {
-            let (i, j, of_lane) = (at / (b * c * d), at / (b * c) % d, at % (b * c));
-            assert_eq!(found as usize, (i * b * c + of_lane) * d + j, "place {at}");
-        }
     }
 
     #[test]

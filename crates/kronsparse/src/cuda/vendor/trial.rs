@@ -15,8 +15,6 @@ pub(in crate::cuda) struct Trial<'a> {
 
 /// Seconds of GPU time that the timed calls of one way may take, about.
 const BUDGET: f64 = 1e-3;
-/// Seconds from which on a first call is not repeated: what a library loads at it takes a few milliseconds.
-const LONG: f64 = 0.2;
 
 /// The way with the shortest time. Ways that return an error are left out; if all do, the first one's error counts.
 pub(super) fn fastest<W: Copy>(trial: &Trial<'_>, ways: &[W], mut run: impl FnMut(&W) -> Result<()>) -> Result<W> {
@@ -36,7 +34,7 @@ pub(super) fn fastest<W: Copy>(trial: &Trial<'_>, ways: &[W], mut run: impl FnMu
     }
 }
 
-/// GPU seconds of one call, after one that warms up (a library loads its kernels when they are first used) unless that takes long.
+/// GPU seconds of one call, after one that warms up (a library loads its kernels when they are first used).
 pub(super) fn seconds(trial: &Trial<'_>, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let device: &Device = trial.stream.device();
     let (start, end) = (Event::new(device)?, Event::new(device)?);
@@ -48,10 +46,7 @@ pub(super) fn seconds(trial: &Trial<'_>, mut run: impl FnMut() -> Result<()>) ->
         end.record(trial.stream)?;
         Ok(end.seconds_since(&start)? / calls as f64)
     };
-    let warming = once(1)?;
-    if warming > LONG {
-        return Ok(warming);
-    }
+    once(1)?;
     let first = once(1)?;
     let more = (BUDGET / first.max(1e-6)) as usize;
     if more < 2 { Ok(first) } else { once(more.min(20)) }
