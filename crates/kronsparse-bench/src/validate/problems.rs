@@ -48,7 +48,7 @@ impl Settings {
     /// The usual ones for a device: 300 problems, cold caches, no limit of time.
     pub fn new(device: Device, seed: u64) -> Settings {
         let largest = if device == Device::Cpu { 4096 } else { 16384 };
-        Settings { device, problems: 300, seed, cache: Cache::Cold, kernels: 8, seconds: f64::INFINITY, largest }
+        Settings { device, problems: 300, seed, cache: Cache::Cold, kernels: 10, seconds: f64::INFINITY, largest }
     }
 
     /// The element types of the device; real ones, of which there are estimates.

@@ -19,7 +19,7 @@ impl<T: Scalar> Operator<T> {
     /// [`Plans::Best`](super::Plans::Best)), the kernels and library algorithms with the best estimates are run on `x` and `y`
     /// for each factor, and the fastest is kept for later multiplications of `n` vectors in `layout` on arrays aligned to
     /// 16 bytes. `y` is overwritten; both may be longer than needed. Waits for the GPU; takes the time of compiling and
-    /// running up to six kernels and three algorithms of libraries per factor. Numbers in `x` should be like those that will come: a GPU multiplies zeros faster.
+    /// running up to eight kernels and three algorithms of libraries per factor. Numbers in `x` should be like those that will come: a GPU multiplies zeros faster.
     ///
     /// At last the fastest is compared with what [`Operator::prepare`] does by estimate, which is kept unless it is slower. The record
     /// of all that is for [`Store::append`](crate::tune::Store::append), so that later processes need not measure; there is none where

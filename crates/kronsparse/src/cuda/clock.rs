@@ -10,6 +10,9 @@ use crate::{Result, Scalar};
 const LAUNCHES: [usize; 2] = [2, 7];
 /// What much slower is.
 const SLOWER: f64 = 1.5;
+/// What is sampled in turn takes about so many seconds in all, in so many rounds at least and at most.
+const IN_TURN: f64 = 20e-3;
+const ROUNDS: [usize; 2] = [7, 31];
 /// With warm caches a launch is timed within a graph of about so many seconds.
 const GRAPH: f64 = 100e-6;
 
@@ -48,6 +51,30 @@ impl Clock {
         Ok(seconds)
     }
 
+    /// The median seconds of a launch of each of several ways, sampled in turn, for the record too. `estimate` is what one takes.
+    pub(super) fn in_turn(
+        &mut self,
+        ways: Vec<Vec<Name>>,
+        estimate: f64,
+        mut run: impl FnMut(usize, &Stream) -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        let Clock { stream, flusher, measured } = self;
+        let (stream, count) = (&*stream, ways.len());
+        let calls = calls(estimate);
+        // Flushing a cache takes about as long as the calls of a graph.
+        let round = estimate.max(1e-7) * (calls * count) as f64;
+        let rounds = ((IN_TURN / round) as usize).clamp(ROUNDS[0], ROUNDS[1]);
+        let samples = match flusher.as_mut() {
+            Some(flusher) => timing::cold_in_turn(stream, flusher, count, rounds, |way| run(way, stream)),
+            None => timing::warm_in_turn(stream, calls, count, rounds, |way| run(way, stream)),
+        }?;
+        let medians: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
+        let noted =
+            ways.into_iter().zip(&medians).map(|(steps, &seconds)| Measured { steps, seconds, samples: rounds });
+        measured.extend(noted);
+        Ok(medians)
+    }
+
     /// The median seconds of a launch, and how many samples it is of.
     fn seconds(
         &mut self,
@@ -57,18 +84,26 @@ impl Clock {
     ) -> Result<(f64, usize)> {
         let Clock { stream, flusher, .. } = self;
         let stream = &*stream;
-        let calls = ((GRAPH / estimate.max(1e-7)) as usize).clamp(1, 50);
+        let calls = calls(estimate);
         // Libraries load kernels at the first launch.
         run(stream)?;
         let mut sample = |count: usize| match flusher.as_mut() {
             Some(flusher) => timing::cold(stream, flusher, count, || run(stream)),
             None => timing::warm(stream, calls, count, || run(stream)),
         };
-        let median = |samples: &[f64]| crate::measure::median(samples).unwrap_or(f64::INFINITY);
         let first = median(&sample(LAUNCHES[0])?);
         if first > SLOWER * best {
             return Ok((first, LAUNCHES[0]));
         }
         Ok((median(&sample(LAUNCHES[1])?), LAUNCHES[1]))
     }
+}
+
+/// Launches in a graph, where one takes about so many seconds.
+fn calls(estimate: f64) -> usize {
+    ((GRAPH / estimate.max(1e-7)) as usize).clamp(1, 50)
+}
+
+fn median(samples: &[f64]) -> f64 {
+    crate::measure::median(samples).unwrap_or(f64::INFINITY)
 }

@@ -1,4 +1,5 @@
-//! What `tune` measures: ways of each factor, of several together, of the whole, with outputs joined here or there.
+//! What `tune` measures: ways of each factor, of several together and of the whole by themselves; then what follows each other, as wholes, with
+//! outputs joined here or there.
 
 use super::auto::{listed, short, without};
 use super::clock::Clock;
@@ -9,14 +10,134 @@ use super::step::{Ends, Part, Step, Way};
 use super::stream::Stream;
 use super::vendor::Trial;
 use crate::plan::Join;
-use crate::plan::gpu::{Cut, FusedPlan, Ranked, WITHIN, cuts, promising};
+use crate::plan::gpu::{Cut, FusedPlan, Ranked, WITHIN, promising};
+use crate::tune::Measured;
+use crate::tune::lines::{self, Line, Lines};
 use crate::{Error, Result, Scalar};
 
-/// Ways of a factor that are tried once more in its chain: how many at most, and how much slower than the fastest one behind itself.
+/// Ways of the same factors that are tried in lines, how many at most: [`TRIED`] of the fastest, and the fastest of other kinds.
 const TRIED: usize = 3;
+const KINDS: usize = 3;
+/// How much slower they are than the fastest by themselves, at most: so many times, or seconds.
 const CLOSE: f64 = 1.5;
-/// What is not faster by so much stays as it is.
-const FASTER: f64 = 0.99;
+const CLOSE_SECONDS: f64 = 1e-6;
+/// The dense product of a chain is tried where its estimate is [`WITHIN`] that of the factors, or larger by so many seconds.
+const DENSE_SECONDS: f64 = 5e-6;
+/// What is so many times as slow is not sampled once more.
+const MUCH_SLOWER: f64 = 1.5;
+/// Lines that take at most so many times as long as the fastest are sampled in turn at last, up to so many.
+const TIED: f64 = 1.08;
+const LAST: usize = 8;
+
+/// What was measured by itself.
+struct Tried<T> {
+    seconds: f64,
+    step: Step<T>,
+}
+
+/// All that was measured by itself, and the line of it that stands in `prepared`.
+struct Bench<'a, T: Scalar> {
+    operator: &'a Operator<T>,
+    prepared: Prepared<T>,
+    /// The numbers of the steps of `prepared`.
+    standing: Line,
+    /// By number; none of those that stand.
+    waiting: Vec<Option<Step<T>>>,
+    ends: Ends,
+    n: usize,
+}
+
+impl<T: Scalar> Bench<'_, T> {
+    /// Puts a line in the place of the one that stands.
+    fn stand(&mut self, line: &Line) {
+        if *line == self.standing {
+            return;
+        }
+        for (part, step) in std::mem::take(&mut self.standing).into_iter().zip(self.prepared.steps.drain(..)) {
+            self.waiting[part] = Some(step);
+        }
+        let steps = line.iter().map(|&part| self.waiting[part].take().expect("a part stands once in a line"));
+        self.prepared.steps.extend(steps);
+        self.standing.clone_from(line);
+    }
+
+    /// Queues a line.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Operator::by_measurement`].
+    unsafe fn queue(&mut self, line: &Line, stream: &Stream) -> Result<()> {
+        self.stand(line);
+        // SAFETY: the caller's word.
+        unsafe { self.operator.queue(&self.prepared, self.ends, self.n, stream) }
+    }
+
+    /// The fastest line, with what is said of others in its last step.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Operator::by_measurement`].
+    unsafe fn fastest(&mut self, parts: &[lines::Part], factors: usize, clock: &mut Clock) -> Result<Line> {
+        let whole = |line: &Line| line.len() == 1 && self.prepared.pass.is_none();
+        // What multiplies by all factors was measured already, by itself.
+        let known: Vec<bool> = (0..parts.len()).map(|part| whole(&vec![part])).collect();
+        let mut found = Lines::new(factors, parts).search(|line, best| {
+            if let [part] = line[..]
+                && known[part]
+            {
+                return Ok(parts[part].seconds);
+            }
+            self.stand(line);
+            let estimate = line.iter().map(|&part| parts[part].seconds).sum();
+            // SAFETY: the caller's word.
+            clock.noted(self.prepared.names(), estimate, best, |stream| unsafe { self.queue(line, stream) })
+        })?;
+        let Some((_, least)) = found.first().cloned() else {
+            return Err(Error::Unsupported {
+                what: "all factors".into(),
+                why: "no ways of them follow each other".into(),
+            });
+        };
+        let mut tied: Vec<(Line, f64)> = Vec::new();
+        let count = found.iter().take(LAST).take_while(|(_, seconds)| *seconds <= TIED * least).count();
+        let others = found.split_off(count);
+        if count > 1 {
+            let names: Vec<_> = found.iter().map(|(line, _)| self.names(line)).collect();
+            // SAFETY: the caller's word.
+            let seconds = clock.in_turn(names, least, |at, stream| unsafe { self.queue(&found[at].0, stream) })?;
+            tied.extend(found.into_iter().map(|(line, _)| line).zip(seconds));
+            tied.sort_by(|p, q| p.1.total_cmp(&q.1));
+        } else {
+            tied = found;
+        }
+        tied.extend(others);
+        let (line, seconds) = tied.remove(0);
+        if !tied.is_empty() && (line.len() > 1 || tied.iter().any(|(other, _)| other.len() > 1)) {
+            let said: Vec<String> = tied
+                .iter()
+                .take(LAST)
+                .map(|(line, seconds)| format!("{} {:.2} µs", self.short(line), seconds * 1e6))
+                .collect();
+            self.stand(&line);
+            if let Some(step) = self.prepared.steps.last_mut() {
+                step.why.push_str(&format!("; all measured {:.2} µs, others {}", seconds * 1e6, listed(&said)));
+            }
+        }
+        Ok(line)
+    }
+
+    /// The steps of a line as records name them.
+    fn names(&mut self, line: &Line) -> Vec<crate::tune::Step> {
+        self.stand(line);
+        self.prepared.names()
+    }
+
+    /// A line without its numbers.
+    fn short(&mut self, line: &Line) -> String {
+        self.stand(line);
+        self.prepared.steps.iter().map(|step| short(&step.way)).collect::<Vec<_>>().join(" + ")
+    }
+}
 
 impl<T: Scalar> Operator<T> {
     /// The faster of joining outputs in the last kernel and in a pass of its own, where there is something to join.
@@ -53,13 +174,9 @@ impl<T: Scalar> Operator<T> {
                 return Ok(within);
             }
         };
-        let mut seconds = |prepared: &Prepared<T>| {
-            // SAFETY: as above.
-            clock.noted(prepared.names(), 1e-5, f64::INFINITY, |stream| unsafe {
-                self.queue(prepared, ends, key.n, stream)
-            })
-        };
-        let times = [seconds(&within)?, seconds(&apart)?];
+        // SAFETY: as above.
+        let times = unsafe { self.compared(&[&within, &apart], key, ends, clock) }?;
+        let times = [times[0].seconds, times[1].seconds];
         let (mut taken, other) = if times[0] <= times[1] { (within, times[1]) } else { (apart, times[0]) };
         if taken.pass.is_none() {
             // What only the pass needed is let go.
@@ -71,6 +188,32 @@ impl<T: Scalar> Operator<T> {
             step.why.push_str(&format!("; all {:.2} µs, {what} {:.2} µs", seconds * 1e6, other * 1e6));
         }
         Ok(taken)
+    }
+
+    /// The seconds of each, sampled in turn; of a few launches only, where one is much slower than another.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Operator::by_measurement`].
+    pub(super) unsafe fn compared(
+        &self,
+        all: &[&Prepared<T>],
+        key: Key,
+        ends: Ends,
+        clock: &mut Clock,
+    ) -> Result<Vec<Measured>> {
+        // SAFETY: the caller's word.
+        let queue = |at: usize, stream: &Stream| unsafe { self.queue(all[at], ends, key.n, stream) };
+        let mut seconds = Vec::with_capacity(all.len());
+        for (at, prepared) in all.iter().enumerate() {
+            let best = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+            seconds.push(clock.noted(prepared.names(), 1e-5, best, |stream| queue(at, stream))?);
+        }
+        let [least, most] = [f64::min, f64::max].map(|of| seconds.iter().copied().reduce(of).unwrap_or(f64::INFINITY));
+        if most <= MUCH_SLOWER * least {
+            clock.in_turn(all.iter().map(|prepared| prepared.names()).collect(), least, queue)?;
+        }
+        Ok(clock.measured[clock.measured.len() - all.len()..].to_vec())
     }
 
     /// The fastest steps of those that are worth a measurement, with the join where `key` says.
@@ -98,11 +241,8 @@ impl<T: Scalar> Operator<T> {
             let to = if at == 0 && !moves { ends.y } else { hidden[(count - 1 - at) % 2].pointer() };
             Ends { x: from, residual: ends.residual, y: to }
         };
-        // By factor, and then for several together: seconds, and the step.
-        let mut singles: Vec<Option<(f64, Step<T>)>> = Vec::new();
-        singles.resize_with(count, || None);
-        let mut slower: Vec<Vec<(f64, Way<T>)>> = Vec::new();
-        slower.resize_with(count, Vec::new);
+        let mut tried: Vec<Tried<T>> = Vec::new();
+        let mut singles = vec![f64::INFINITY; count];
         let mut least = 0.0;
         for at in (0..count).rev() {
             let here = place(Cut { at, count: 1 });
@@ -112,53 +252,18 @@ impl<T: Scalar> Operator<T> {
                 ways => ways?,
             };
             least += ways[0].seconds;
-            let mut best: Option<(f64, f64, Way<T>)> = None;
-            let (mut others, mut left_out) = (Vec::new(), missing.clone());
-            for ranked in &ways {
-                let fastest = best.as_ref().map_or(f64::INFINITY, |best| best.0);
-                // SAFETY: hidden vectors are as large as the factors need; the ends are the caller's word.
-                match unsafe { self.timed(Part::Factor(at), ranked, key, here, fastest, clock, shared) } {
-                    Ok((measured, way)) => {
-                        let other = if measured < fastest {
-                            best.replace((measured, ranked.seconds, way)).map(|(seconds, _, way)| (seconds, way))
-                        } else {
-                            Some((measured, way))
-                        };
-                        if let Some((seconds, way)) = other {
-                            others.push(format!("{} {:.2} µs", short(&way), seconds * 1e6));
-                            slower[at].push((seconds, way));
-                        }
-                    }
-                    Err(error) => left_out.push(format!("{}: {error}", ranked.name())),
-                }
-            }
-            let Some((measured, estimate, way)) = best else { return Err(self.nothing(at, &left_out)) };
-            slower[at].retain(|(seconds, _)| *seconds <= CLOSE * measured);
-            slower[at].sort_by(|p, q| p.0.total_cmp(&q.0));
-            slower[at].truncate(TRIED);
+            // SAFETY: hidden vectors are as large as the factors need; the ends are the caller's word.
+            let found = unsafe { self.tried(at, &ways, key, here, &missing, clock, shared) }?;
+            singles[at] = found[0].seconds;
             // The next factor reads what the fastest wrote, not what the last one left.
             // SAFETY: as above.
-            unsafe { way.run(here, self.bias_at(at), key.n, &clock.stream) }?;
-            let why = format!(
-                "measured {:.2} µs, estimated {:.2} µs; others {}{}",
-                measured * 1e6,
-                estimate * 1e6,
-                listed(&others),
-                without(&left_out)
-            );
-            singles[at] = Some((measured, self.step(Part::Factor(at), way, why)));
+            unsafe { found[0].step.way.run(here, self.bias_at(at), key.n, &clock.stream) }?;
+            tried.extend(found);
         }
-        let apart = |Cut { at, count }: Cut| -> f64 {
-            singles[at..at + count]
-                .iter()
-                .map(|single| single.as_ref().map_or(f64::INFINITY, |(seconds, _)| *seconds))
-                .sum()
-        };
-        let mut groups: Vec<(Cut, f64, Step<T>)> = Vec::new();
         let mut not_measured = Vec::new();
         for (cut, plans) in self.promising_groups(key) {
-            let here = place(cut);
-            let mut best = apart(cut);
+            let (here, apart) = (place(cut), singles[cut.at..cut.at + cut.count].iter().sum::<f64>());
+            let mut found = Vec::new();
             for plan in plans {
                 let (estimate, name) = (plan.seconds(), plan.name());
                 let mut step = match self.fused(cut, plan, key, shared) {
@@ -174,114 +279,90 @@ impl<T: Scalar> Operator<T> {
                     // SAFETY: as above.
                     unsafe { step.way.run(here, self.bias_at(cut.at), key.n, stream) }
                 };
-                let together = clock.noted(vec![step.name()], estimate, best, run)?;
-                if together < best {
-                    best = together;
-                    step.why = format!(
-                        "measured {:.2} µs, {}; factor by factor {:.2} µs",
-                        together * 1e6,
-                        step.why,
-                        apart(cut) * 1e6
-                    );
-                    groups.retain(|(other, ..)| *other != cut);
-                    groups.push((cut, together, step));
+                let seconds = clock.noted(vec![step.name()], estimate, apart, run)?;
+                let by_factor = if apart.is_finite() {
+                    format!("; factor by factor {:.2} µs", apart * 1e6)
+                } else {
+                    String::new()
+                };
+                step.why = format!("measured {:.2} µs, {}{by_factor}", seconds * 1e6, step.why);
+                found.push(Tried { seconds, step });
+            }
+            tried.extend(kept(found));
+        }
+        let dense = self.chain_problem(key).dense(self.device.machine(), limit).ok();
+        // Of one factor it is among the ways.
+        if let Some(dense) = dense.filter(|dense| count > 1 && dense.seconds <= WITHIN * least + DENSE_SECONDS) {
+            let here = Ends { y: if moves { hidden[0].pointer() } else { ends.y }, ..ends };
+            let before = singles.iter().sum();
+            // SAFETY: as above.
+            match unsafe { self.timed(Part::Whole, &dense, key, here, before, clock, shared) } {
+                Ok((seconds, way)) => {
+                    let why = format!("measured {:.2} µs, estimated {:.2} µs", seconds * 1e6, dense.seconds * 1e6);
+                    tried.push(Tried { seconds, step: self.step(Part::Whole, way, why) });
                 }
+                Err(error) => not_measured.push(format!("dense of the chain: {error}")),
             }
         }
-        let (cuts, seconds) = cuts(count, |at, several| match several {
-            1 => singles[at].as_ref().map(|(seconds, _)| *seconds),
-            _ => groups.iter().find(|(cut, ..)| *cut == Cut { at, count: several }).map(|(_, seconds, _)| *seconds),
-        });
-        if !seconds.is_finite() {
+        if singles.iter().any(|seconds| seconds.is_infinite()) && !tried.iter().any(|tried| tried.step.cut.at == 0) {
             return Err(self.nothing(0, &missing));
         }
-        let mut steps: Vec<Step<T>> = Vec::with_capacity(cuts.len());
-        for cut in cuts {
-            let group = groups.iter().position(|(other, ..)| *other == cut);
-            let step = match group {
-                Some(found) => Some(groups.swap_remove(found).2),
-                None => singles[cut.at].take().map(|(_, step)| step),
-            };
-            steps.push(step.expect("every cut was measured"));
-        }
-        for step in steps.iter_mut().filter(|_| !not_measured.is_empty()) {
+        let parts: Vec<lines::Part> =
+            tried.iter().map(|tried| lines::Part { cut: tried.step.cut, seconds: tried.seconds }).collect();
+        let waiting = tried.into_iter().map(|tried| Some(tried.step)).collect();
+        let prepared = Prepared { steps: Vec::new(), hidden, pass };
+        let mut bench = Bench { operator: self, prepared, standing: Line::new(), waiting, ends, n: key.n };
+        // SAFETY: as above.
+        let line = unsafe { bench.fastest(&parts, count, clock) }?;
+        bench.stand(&line);
+        let mut prepared = bench.prepared;
+        if let Some(step) = prepared.steps.last_mut().filter(|_| !not_measured.is_empty()) {
             step.why.push_str(&without(&not_measured));
-        }
-        // A chain's steps follow each other: they are measured like what would replace them.
-        let mut prepared = Prepared { steps, hidden, pass };
-        let dense = self.chain_problem(key).dense(self.device.machine(), limit).ok();
-        let dense = dense.filter(|dense| dense.seconds <= WITHIN * least);
-        if prepared.steps.len() > 1 || dense.is_some() {
-            // SAFETY: as above.
-            let apart = unsafe { self.exchanged(&mut prepared, slower, seconds, key, ends, clock) }?;
-            let Some(dense) = dense else { return Ok(prepared) };
-            let here = Ends { y: if moves { prepared.hidden[0].pointer() } else { ends.y }, ..ends };
-            // SAFETY: as above.
-            let whole = unsafe { self.timed(Part::Whole, &dense, key, here, apart, clock, shared) };
-            let Prepared { mut steps, hidden, pass } = prepared;
-            match whole {
-                Ok((measured, way)) if measured < apart => {
-                    let why = format!(
-                        "measured {:.2} µs, estimated {:.2} µs; by its factors {:.2} µs",
-                        measured * 1e6,
-                        dense.seconds * 1e6,
-                        apart * 1e6
-                    );
-                    steps = vec![self.step(Part::Whole, way, why)];
-                }
-                Ok((measured, _)) => {
-                    let note = format!("; all factors {:.2} µs, dense {:.2} µs", apart * 1e6, measured * 1e6);
-                    steps.iter_mut().for_each(|step| step.why.push_str(&note));
-                }
-                Err(error) => {
-                    steps.iter_mut().for_each(|step| step.why.push_str(&format!("; no dense chain: {error}")))
-                }
-            }
-            return Ok(Prepared { steps, hidden, pass });
         }
         Ok(prepared)
     }
 
-    /// Exchanges ways of single factors for others that were nearly as fast, where all steps together are faster: kernels overlap at their
-    /// ends, so that behind another one a way may take another time than behind itself. Returns the seconds of all.
+    /// Ways of a factor, measured by themselves: those that are worth a try in lines, the fastest first.
     ///
     /// # Safety
     ///
-    /// As for [`Operator::by_measurement`]; `slower` has ways by factor.
-    unsafe fn exchanged(
+    /// As for [`Operator::way`].
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tried(
         &self,
-        prepared: &mut Prepared<T>,
-        mut slower: Vec<Vec<(f64, Way<T>)>>,
-        estimate: f64,
+        at: usize,
+        ways: &[Ranked],
         key: Key,
-        ends: Ends,
+        here: Ends,
+        missing: &[String],
         clock: &mut Clock,
-    ) -> Result<f64> {
-        let mut seconds = |prepared: &Prepared<T>, best: f64| {
+        shared: &mut Shared<T>,
+    ) -> Result<Vec<Tried<T>>> {
+        let mut found: Vec<Tried<T>> = Vec::new();
+        let mut left_out = missing.to_vec();
+        let mut fastest = f64::INFINITY;
+        for ranked in ways {
             // SAFETY: the caller's word.
-            clock.noted(prepared.names(), estimate, best, |stream| unsafe { self.queue(prepared, ends, key.n, stream) })
-        };
-        let mut best = seconds(prepared, f64::INFINITY)?;
-        for at in 0..prepared.steps.len() {
-            let Cut { at: factor, count } = prepared.steps[at].cut;
-            if count > 1 || prepared.steps.len() == 1 {
-                continue;
-            }
-            for (_, way) in std::mem::take(&mut slower[factor]) {
-                let before = std::mem::replace(&mut prepared.steps[at].way, way);
-                let all = seconds(prepared, best)?;
-                if all < FASTER * best {
-                    let (old, new) = (best * 1e6, all * 1e6);
-                    let note =
-                        format!("; taken because all steps take {new:.2} µs, with {} {old:.2} µs", short(&before));
-                    prepared.steps[at].why.push_str(&note);
-                    best = all;
-                } else {
-                    prepared.steps[at].way = before;
+            match unsafe { self.timed(Part::Factor(at), ranked, key, here, fastest, clock, shared) } {
+                Ok((seconds, way)) => {
+                    let why = format!("measured {:.2} µs, estimated {:.2} µs", seconds * 1e6, ranked.seconds * 1e6);
+                    fastest = fastest.min(seconds);
+                    found.push(Tried { seconds, step: self.step(Part::Factor(at), way, why) });
                 }
+                Err(error) => left_out.push(format!("{}: {error}", ranked.name())),
             }
         }
-        Ok(best)
+        if found.is_empty() {
+            return Err(self.nothing(at, &left_out));
+        }
+        let said: Vec<String> =
+            found.iter().map(|tried| format!("{} {:.2} µs", short(&tried.step.way), tried.seconds * 1e6)).collect();
+        for (number, tried) in found.iter_mut().enumerate() {
+            let others: Vec<String> =
+                said.iter().enumerate().filter(|(other, _)| *other != number).map(|(_, text)| text.clone()).collect();
+            tried.step.why.push_str(&format!("; others {}{}", listed(&others), without(&left_out)));
+        }
+        Ok(kept(found))
     }
 
     /// A way, and how long it takes.
@@ -333,4 +414,22 @@ impl<T: Scalar> Operator<T> {
         }
         found.into_iter().map(|cut| (cut, FusedPlan::promising(&problem.part(cut.at, cut.count), machine))).collect()
     }
+}
+
+/// Those that are worth a try in lines, the fastest first.
+fn kept<T: Scalar>(mut tried: Vec<Tried<T>>) -> Vec<Tried<T>> {
+    tried.sort_by(|p, q| p.seconds.total_cmp(&q.seconds));
+    let most = tried.first().map_or(0.0, |first| (CLOSE * first.seconds).max(first.seconds + CLOSE_SECONDS));
+    let (mut kinds, mut same): (Vec<String>, usize) = (Vec::new(), 0);
+    tried.retain(|tried| {
+        let kind = short(&tried.step.way);
+        let new = !kinds.contains(&kind);
+        let stays = tried.seconds <= most && (same < TRIED || (new && same < TRIED + KINDS));
+        if stays {
+            same += 1;
+            kinds.push(kind);
+        }
+        stays
+    });
+    tried
 }

@@ -6,7 +6,7 @@ use cudarc::driver::sys;
 use super::device::{Device, check};
 use super::inspect::Inspector;
 use super::memory::Buffer;
-use super::stream::{Event, Stream};
+use super::stream::{Event, Graph, Stream};
 use super::vendor::Peak;
 use crate::plan::gpu::Precision;
 use crate::{Error, Result, Scalar};
@@ -55,16 +55,34 @@ pub fn cold(
     count: usize,
     mut run: impl FnMut() -> Result<()>,
 ) -> Result<Vec<f64>> {
-    let mut marks = Vec::with_capacity(count);
-    for _ in 0..count {
-        flusher.flush(stream)?;
-        let (start, end) = (Event::new(stream.device())?, Event::new(stream.device())?);
-        start.record(stream)?;
-        run()?;
-        end.record(stream)?;
-        marks.push((start, end));
+    Ok(cold_in_turn(stream, flusher, 1, count, |_| run())?.remove(0))
+}
+
+/// [`cold`] of so many ways, in turn: one call of each in every round, so that a GPU whose clock changes does so for all.
+pub(super) fn cold_in_turn(
+    stream: &Stream,
+    flusher: &mut Flusher,
+    ways: usize,
+    rounds: usize,
+    mut run: impl FnMut(usize) -> Result<()>,
+) -> Result<Vec<Vec<f64>>> {
+    let mut marks: Vec<Vec<(Event, Event)>> = (0..ways).map(|_| Vec::with_capacity(rounds)).collect();
+    for _ in 0..rounds {
+        for (way, marks) in marks.iter_mut().enumerate() {
+            flusher.flush(stream)?;
+            let (start, end) = (Event::new(stream.device())?, Event::new(stream.device())?);
+            start.record(stream)?;
+            run(way)?;
+            end.record(stream)?;
+            marks.push((start, end));
+        }
     }
-    marks.iter().map(|(start, end)| end.seconds_since(start)).collect()
+    marks.iter().map(|marks| between(marks, 1)).collect()
+}
+
+/// Seconds of a call between the two events of each pair, of so many calls.
+fn between(marks: &[(Event, Event)], calls: usize) -> Result<Vec<f64>> {
+    marks.iter().map(|(start, end)| Ok(end.seconds_since(start)? / calls as f64)).collect()
 }
 
 /// Seconds of the parts of one call that starts cold: between the marks that `run` sets by calling its argument.
@@ -90,26 +108,42 @@ pub fn parts(
 ///
 /// `stream` must not be the default one. `run` must not allocate or wait.
 pub fn warm(stream: &Stream, calls: usize, count: usize, mut run: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    Ok(warm_in_turn(stream, calls, 1, count, |_| run())?.remove(0))
+}
+
+/// [`warm`] of so many ways, in turn: one replay of each graph in every round.
+pub(super) fn warm_in_turn(
+    stream: &Stream,
+    calls: usize,
+    ways: usize,
+    rounds: usize,
+    mut run: impl FnMut(usize) -> Result<()>,
+) -> Result<Vec<Vec<f64>>> {
     let calls = calls.max(1);
-    // Libraries may load kernels at the first call, which a graph cannot hold.
-    run()?;
-    stream.synchronize()?;
-    let graph = stream.capture(|| (0..calls).try_for_each(|_| run()))?;
-    // SAFETY: what `run` uses is borrowed by it, and it is alive until this function returns.
-    let replay = || unsafe { graph.launch(stream) };
-    replay()?;
-    let mut marks = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (start, end) = (Event::new(stream.device())?, Event::new(stream.device())?);
-        start.record(stream)?;
-        replay()?;
-        end.record(stream)?;
-        marks.push((start, end));
+    let mut graphs = Vec::with_capacity(ways);
+    for way in 0..ways {
+        // Libraries may load kernels at the first call, which a graph cannot hold.
+        run(way)?;
+        stream.synchronize()?;
+        graphs.push(stream.capture(|| (0..calls).try_for_each(|_| run(way)))?);
     }
-    let seconds: Result<Vec<f64>> = marks.iter().map(|(start, end)| end.seconds_since(start)).collect();
-    // The graph must not be destroyed before its last replay is done.
+    // SAFETY: what `run` uses is borrowed by it, and it is alive until this function returns.
+    let replay = |graph: &Graph| unsafe { graph.launch(stream) };
+    graphs.iter().try_for_each(replay)?;
+    let mut marks: Vec<Vec<(Event, Event)>> = (0..ways).map(|_| Vec::with_capacity(rounds)).collect();
+    for _ in 0..rounds {
+        for (graph, marks) in graphs.iter().zip(&mut marks) {
+            let (start, end) = (Event::new(stream.device())?, Event::new(stream.device())?);
+            start.record(stream)?;
+            replay(graph)?;
+            end.record(stream)?;
+            marks.push((start, end));
+        }
+    }
+    let seconds = marks.iter().map(|marks| between(marks, calls)).collect();
+    // A graph must not be destroyed before its last replay is done.
     stream.synchronize()?;
-    Ok(seconds?.into_iter().map(|seconds| seconds / calls as f64).collect())
+    seconds
 }
 
 /// Bytes per second of copying `bytes` bytes from one buffer to another on the device, read and write counted: the best of a

@@ -13,7 +13,7 @@ use super::prepared::{Key, Prepared, Shared};
 use super::step::{Ends, Part, Step, Way};
 use crate::plan::gpu::Cut;
 use crate::tune::gpu::{Found, remembered};
-use crate::tune::{Machine, Measured, Record, Step as Name, Store};
+use crate::tune::{Machine, Record, Step as Name, Store};
 use crate::{Error, Layout, Result, Scalar};
 
 impl Device {
@@ -167,22 +167,10 @@ impl<T: Scalar> Operator<T> {
         let both = [&untuned, &tuned];
         let names = both.map(Prepared::names);
         let different = names[0] != names[1];
-        let mut least = [None::<Measured>, None];
-        // In turn, so that a GPU whose clock changes does so for both.
-        let turns: &[usize] = if different { &[0, 1, 0, 1] } else { &[0] };
-        for &at in turns {
-            let prepared = both[at];
-            // SAFETY: the caller's word.
-            clock.noted(names[at].clone(), 1e-5, f64::INFINITY, |stream| unsafe {
-                self.queue(prepared, ends, key.n, stream)
-            })?;
-            let last = clock.measured.last().expect("it was just noted");
-            if least[at].as_ref().is_none_or(|least| last.seconds < least.seconds) {
-                least[at] = Some(last.clone());
-            }
-        }
-        let [Some(by_estimate), by_measuring] = least else { unreachable!("the first is measured at least once") };
-        let by_measuring = by_measuring.unwrap_or_else(|| by_estimate.clone());
+        // SAFETY: the caller's word.
+        let mut last = unsafe { self.compared(&both[..if different { 2 } else { 1 }], key, ends, clock) }?;
+        let by_estimate = last.remove(0);
+        let by_measuring = last.pop().unwrap_or_else(|| by_estimate.clone());
         let seconds = [&by_estimate, &by_measuring].map(|way| way.seconds * 1e6);
         let measured = std::mem::take(&mut clock.measured);
         let record = Record::new(machine, self.chain_problem(key), clock.caches(), by_estimate, by_measuring, measured);

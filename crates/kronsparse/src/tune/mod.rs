@@ -38,6 +38,7 @@
 //! [`Algorithm::Auto`]: crate::plan::Algorithm::Auto
 
 pub mod gpu;
+pub(crate) mod lines;
 mod near;
 mod record;
 mod store;

@@ -16,6 +16,9 @@ pub(in crate::cuda) struct Trial<'a> {
 /// Seconds of GPU time that the timed calls of one way may take, about.
 const BUDGET: f64 = 1e-3;
 
+/// A first call that takes so many seconds counts: loading a kernel is little of it, and another call would take as long.
+const LONG: f64 = 0.2;
+
 /// The way with the shortest time. Ways that return an error are left out; if all do, the first one's error counts.
 pub(super) fn fastest<W: Copy>(trial: &Trial<'_>, ways: &[W], mut run: impl FnMut(&W) -> Result<()>) -> Result<W> {
     let mut best: Option<(W, f64)> = None;
@@ -34,7 +37,7 @@ pub(super) fn fastest<W: Copy>(trial: &Trial<'_>, ways: &[W], mut run: impl FnMu
     }
 }
 
-/// GPU seconds of one call, after one that warms up (a library loads its kernels when they are first used).
+/// GPU seconds of one call, after one that warms up (a library loads its kernels when they are first used) unless that takes [`LONG`].
 pub(super) fn seconds(trial: &Trial<'_>, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let device: &Device = trial.stream.device();
     let (start, end) = (Event::new(device)?, Event::new(device)?);
@@ -46,7 +49,10 @@ pub(super) fn seconds(trial: &Trial<'_>, mut run: impl FnMut() -> Result<()>) ->
         end.record(trial.stream)?;
         Ok(end.seconds_since(&start)? / calls as f64)
     };
-    once(1)?;
+    let cold = once(1)?;
+    if cold >= LONG {
+        return Ok(cold);
+    }
     let first = once(1)?;
     let more = (BUDGET / first.max(1e-6)) as usize;
     if more < 2 { Ok(first) } else { once(more.min(20)) }

@@ -30,7 +30,7 @@ pub struct Ranked {
 pub const WITHIN: f64 = 2.5;
 
 /// Kernels that are worth a measurement at most; each takes up to seconds to compile the first time.
-pub const KERNELS: usize = 6;
+pub const KERNELS: usize = 8;
 
 /// Seconds that a library's kernel takes longer beside others: it begins when all of those before it have ended, and the next one when
 /// it has, while this project's kernels overlap at their ends (programmatic dependent launch). Of the first factor of a Monarch chain
