@@ -100,7 +100,7 @@ impl<T: Scalar> Bench<'_, T> {
         };
         let mut tied: Vec<(Line, f64)> = Vec::new();
         let count = found.iter().take(LAST).take_while(|(_, seconds)| *seconds <= TIED * least).count();
-        let others = found.split_off(count);
+        found.truncate(count.max(1));
         if count > 1 {
             let names: Vec<_> = found.iter().map(|(line, _)| self.names(line)).collect();
             // SAFETY: the caller's word.
@@ -110,17 +110,13 @@ impl<T: Scalar> Bench<'_, T> {
         } else {
             tied = found;
         }
-        tied.extend(others);
         let (line, seconds) = tied.remove(0);
-        if !tied.is_empty() && (line.len() > 1 || tied.iter().any(|(other, _)| other.len() > 1)) {
-            let said: Vec<String> = tied
-                .iter()
-                .take(LAST)
-                .map(|(line, seconds)| format!("{} {:.2} µs", self.short(line), seconds * 1e6))
-                .collect();
+        if line.len() > 1 || tied.iter().any(|(other, _)| other.len() > 1) {
+            let said: Vec<String> =
+                tied.iter().map(|(line, seconds)| format!("{} {:.2} µs", self.short(line), seconds * 1e6)).collect();
             self.stand(&line);
             if let Some(step) = self.prepared.steps.last_mut() {
-                step.why.push_str(&format!("; all measured {:.2} µs, others {}", seconds * 1e6, listed(&said)));
+                step.why.push_str(&format!("; all measured {:.2} µs, others as near {}", seconds * 1e6, listed(&said)));
             }
         }
         Ok(line)
