@@ -116,7 +116,7 @@ fn of_random(row: &validate::Row) -> Option<Call> {
         ..ChainProblem::new(row.chain.clone(), kind.dtype, row.layout, row.n)
     };
     let steps = row.steps.split(" | ").map(str::to_owned).collect();
-    Some(Call { place: RANDOM.into(), problem, cache: row.cache, steps, seconds: row.median_s? })
+    Some(Call { place: RANDOM.into(), problem, cache: row.cache, steps, seconds: row.time_s? })
 }
 
 /// What is predicted of a call or a step: seconds, its families, and whether every tile of the record is offered now.

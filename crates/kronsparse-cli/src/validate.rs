@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let mut observe = |progress: Progress<'_>| {
         bar.set_position(progress.done as u64);
-        let fastest = progress.rows.iter().filter_map(|row| row.median_s).reduce(f64::min);
+        let fastest = progress.rows.iter().filter_map(|row| row.time_s).reduce(f64::min);
         let time = fastest.map_or_else(|| "no time".into(), format::seconds);
         bar.set_message(progress.rows.first().map_or_else(String::new, |row| format!("{} {time}", row.problem())));
     };

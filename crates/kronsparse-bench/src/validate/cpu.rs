@@ -102,7 +102,7 @@ impl Visit for One<'_> {
             .map(|steps| Way::named(steps, None, factors))
             .map(|way| Way { predicted: predicted(&way, case, &bench.calibration), ..way })
             .collect();
-        let tuning = bench.stores.with(record)?;
+        let tuning = bench.stores.with(record.clone())?;
         let ready = |way: &Way| -> Result<Ready<T>> {
             let step = &way.steps[0];
             let threads = step.arguments.strip_prefix("threads=").and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -118,7 +118,8 @@ impl Visit for One<'_> {
             Ok(Ready { operator, scratch, calls: 1 })
         };
         let mut all: Vec<Result<Ready<T>>> = ways.iter().map(ready).collect();
-        let samples = in_turn(ways.len(), |at| {
+        let judged = |at: usize| ways[at].dense || ways[at].steps == untuned || ways[at].steps == tuned;
+        let samples = in_turn(ways.len(), judged, |at| {
             let ready = all[at].as_mut().map_err(|error| copied(error))?;
             let Ready { operator, scratch, calls } = ready;
             if cold {
@@ -136,11 +137,11 @@ impl Visit for One<'_> {
             Ok(seconds)
         });
         let count = ways.len();
-        let row = |(way, samples): (&Way, _)| Row {
-            rows: count,
-            untuned: way.steps == untuned,
-            tuned: way.steps == tuned,
-            ..filled(&blank, way, samples)
+        let row = |(way, samples): (&Way, _)| {
+            let mut row = filled(&blank, way, samples);
+            (row.rows, row.untuned, row.tuned) = (count, way.steps == untuned, way.steps == tuned);
+            row.set_tuned(&record, &way.steps);
+            row
         };
         Ok(ways.iter().zip(samples).map(row).collect())
     }

@@ -1,7 +1,7 @@
 //! A line of `validate.csv`: one way of one problem, what was predicted of it and what was measured.
 
 use kronsparse::plan::{Layout, Problem};
-use kronsparse::tune::{Measured, Step};
+use kronsparse::tune::{Measured, Record, Step};
 use kronsparse::{ChainPattern, Error};
 use serde::{Deserialize, Serialize};
 
@@ -44,8 +44,9 @@ pub struct Row {
     pub dense: bool,
     /// Estimated seconds, where there is an estimate.
     pub predicted_s: Option<f64>,
-    /// Median of the samples.
-    pub median_s: Option<f64>,
+    /// Interquartile mean of the samples; the median in files of before, which name it so.
+    #[serde(alias = "median_s")]
+    pub time_s: Option<f64>,
     /// How many samples.
     pub samples: usize,
     /// Why there is no time.
@@ -57,6 +58,12 @@ pub struct Row {
     /// GPU: kernels of a factor that were measured at most; files of before do not say it.
     #[serde(default)]
     pub kernels: Option<usize>,
+    /// Seconds of these steps as `tune` measured them; none of what it did not try, and in files of before.
+    #[serde(default)]
+    pub tune_s: Option<f64>,
+    /// How many samples those are of.
+    #[serde(default)]
+    pub tune_samples: Option<usize>,
 }
 
 impl Line for Row {
@@ -77,12 +84,14 @@ impl Line for Row {
             "tuned",
             "dense",
             "predicted_s",
-            "median_s",
+            "time_s",
             "samples",
             "reason",
             "steps",
             "device",
             "kernels",
+            "tune_s",
+            "tune_samples",
         ]
         .map(String::from)
         .to_vec()
@@ -108,12 +117,14 @@ impl Row {
             tuned: false,
             dense: false,
             predicted_s: None,
-            median_s: None,
+            time_s: None,
             samples: 0,
             reason: String::new(),
             steps: String::new(),
             device: device.into(),
             kernels: None,
+            tune_s: None,
+            tune_samples: None,
         }
     }
 
@@ -134,6 +145,16 @@ pub(super) fn failed(blank: Row, error: &Error) -> Row {
     Row { untuned: true, tuned: true, reason: error.to_string().replace('\n', " "), ..blank }
 }
 
+impl Row {
+    /// What `tune` measured of these steps, where it did, with the most samples.
+    pub(super) fn set_tuned(&mut self, record: &Record, steps: &[Step]) {
+        let ways = record.measured.iter().filter(|way| way.steps == steps);
+        if let Some(way) = ways.max_by_key(|way| way.samples) {
+            (self.tune_s, self.tune_samples) = (Some(way.seconds), Some(way.samples));
+        }
+    }
+}
+
 /// The results of a way in a row.
 pub(super) fn filled(blank: &Row, way: &Way, samples: Samples) -> Row {
     let mut row = Row { way: name(&way.steps), steps: text(&way.steps), ..blank.clone() };
@@ -141,8 +162,8 @@ pub(super) fn filled(blank: &Row, way: &Way, samples: Samples) -> Row {
     match samples {
         Ok(samples) => {
             row.samples = samples.len();
-            row.median_s = kronsparse::measure::median(&samples).filter(|&seconds| seconds > 0.0);
-            if row.median_s.is_none() {
+            row.time_s = kronsparse::measure::interquartile_mean(&samples).filter(|&seconds| seconds > 0.0);
+            if row.time_s.is_none() {
                 row.reason = "the clock did not move while it ran".into();
             }
         }
@@ -189,10 +210,10 @@ mod tests {
         }
         let blank = Row::blank(&Settings::new(Device::Cpu, 7).problem(0), 0, 7, "a machine");
         let row = filled(&blank, &way, Ok(vec![2e-3, 1e-3, 3e-3]));
-        assert_eq!((row.median_s, row.samples, row.dense, row.way.as_str()), (Some(2e-3), 3, false, "csr"));
+        assert_eq!((row.time_s, row.samples, row.dense, row.way.as_str()), (Some(2e-3), 3, false, "csr"));
         let row = filled(&blank, &way, Ok(vec![0.0]));
-        assert!(row.median_s.is_none() && row.reason.contains("clock"), "{row:?}");
+        assert!(row.time_s.is_none() && row.reason.contains("clock"), "{row:?}");
         let row = filled(&blank, &way, Err("it fails".into()));
-        assert_eq!((row.median_s, row.reason.as_str()), (None, "it fails"));
+        assert_eq!((row.time_s, row.reason.as_str()), (None, "it fails"));
     }
 }

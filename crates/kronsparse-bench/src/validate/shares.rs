@@ -94,27 +94,27 @@ impl Evaluation {
         .map(|(what, bar)| Share { what, bar, right: 0, of: 0, cases: Vec::new() });
         let (mut without_verdict, mut warm) = (0, 0);
         for rows in problems.values() {
-            let time = |row: &&&Row| row.median_s;
+            let time = |row: &&&Row| row.time_s;
             let is_warm = rows[0].cache == Cache::Warm;
             warm += usize::from(is_warm);
-            let Some(best) = rows.iter().filter(|row| row.median_s.is_some()).min_by(by(time)) else {
+            let Some(best) = rows.iter().filter(|row| row.time_s.is_some()).min_by(by(time)) else {
                 for share in &mut shares[..if is_warm { 3 } else { 4 }] {
                     share.count(false, f64::INFINITY, format!("{}: {}", rows[0].problem(), rows[0].reason));
                 }
                 without_verdict += usize::from(!is_warm);
                 continue;
             };
-            let least = best.median_s.unwrap_or(f64::INFINITY);
+            let least = best.time_s.unwrap_or(f64::INFINITY);
             for (at, tuned, within) in [(0, false, 1.1), (1, false, 1.5), (2, true, 1.03)] {
                 let picked = rows.iter().find(|row| if tuned { row.tuned } else { row.untuned });
-                let ratio = picked.and_then(|row| row.median_s).map_or(f64::INFINITY, |seconds| seconds / least);
+                let ratio = picked.and_then(|row| row.time_s).map_or(f64::INFINITY, |seconds| seconds / least);
                 shares[at].count(ratio <= within, ratio, compared(&rows[0].problem(), picked.copied(), best));
             }
             if is_warm {
                 continue;
             }
             let untuned = rows.iter().find(|row| row.untuned);
-            let predicted = untuned.and_then(|row| Some(row.predicted_s? / row.median_s?)).unwrap_or(f64::INFINITY);
+            let predicted = untuned.and_then(|row| Some(row.predicted_s? / row.time_s?)).unwrap_or(f64::INFINITY);
             let text = untuned.map_or_else(|| "nothing".into(), |row| described(row));
             let right = (0.75..=1.25).contains(&predicted);
             shares[3].count(right, predicted.max(1.0 / predicted), format!("{}: {text}", rows[0].problem()));
@@ -154,7 +154,7 @@ fn verdict(rows: &[&Row]) -> Option<(bool, f64, String)> {
     };
     let figures = |figure| Some([least(true, figure)?, least(false, figure)?]);
     let ([dense, chain], [expected_dense, expected_chain]) =
-        (figures(|row| row.median_s)?, figures(|row| row.predicted_s)?);
+        (figures(|row| row.time_s)?, figures(|row| row.predicted_s)?);
     let picked_dense = expected_dense < expected_chain;
     let ratio = if picked_dense { dense / chain } else { chain / dense };
     let text = format!(
@@ -168,7 +168,7 @@ fn verdict(rows: &[&Row]) -> Option<(bool, f64, String)> {
 }
 
 fn described(row: &Row) -> String {
-    let time = row.median_s.map_or_else(|| "no time".into(), format::seconds);
+    let time = row.time_s.map_or_else(|| "no time".into(), format::seconds);
     let predicted =
         row.predicted_s.map_or_else(|| "not predicted".into(), |time| format!("predicted {}", format::seconds(time)));
     let mut text = format!("{} {time}, {predicted}", row.way);
@@ -249,7 +249,7 @@ mod tests {
             tuned: at == tuned,
             dense: name == "dense",
             predicted_s: (predicted > 0.0).then_some(predicted * 1e-6),
-            median_s: (measured > 0.0).then_some(measured * 1e-6),
+            time_s: (measured > 0.0).then_some(measured * 1e-6),
             ..Row::blank(&case, number, 7, "a machine")
         };
         ways.iter().enumerate().map(row).collect()

@@ -38,7 +38,7 @@ impl Clock {
         if self.flusher.is_some() { "cold" } else { "warm" }
     }
 
-    /// The median seconds of a launch of these steps, for the record too; of a few launches only, where it is much slower than `best`.
+    /// The seconds of a launch of these steps, for the record too; of a few launches only, where it is much slower than `best`.
     pub(super) fn noted(
         &mut self,
         steps: Vec<Name>,
@@ -51,7 +51,7 @@ impl Clock {
         Ok(seconds)
     }
 
-    /// The median seconds of a launch of each of several ways, sampled in turn, for the record too. `estimate` is what one takes.
+    /// The seconds of a launch of each of several ways, sampled in turn, for the record too. `estimate` is what one takes.
     pub(super) fn in_turn(
         &mut self,
         ways: Vec<Vec<Name>>,
@@ -68,14 +68,13 @@ impl Clock {
             Some(flusher) => timing::cold_in_turn(stream, flusher, count, rounds, |way| run(way, stream)),
             None => timing::warm_in_turn(stream, calls, count, rounds, |way| run(way, stream)),
         }?;
-        let medians: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
-        let noted =
-            ways.into_iter().zip(&medians).map(|(steps, &seconds)| Measured { steps, seconds, samples: rounds });
+        let means: Vec<f64> = samples.iter().map(|samples| middle(samples)).collect();
+        let noted = ways.into_iter().zip(&means).map(|(steps, &seconds)| Measured { steps, seconds, samples: rounds });
         measured.extend(noted);
-        Ok(medians)
+        Ok(means)
     }
 
-    /// The median seconds of a launch, and how many samples it is of.
+    /// The seconds of a launch, and how many samples it is of.
     fn seconds(
         &mut self,
         estimate: f64,
@@ -91,11 +90,11 @@ impl Clock {
             Some(flusher) => timing::cold(stream, flusher, count, || run(stream)),
             None => timing::warm(stream, calls, count, || run(stream)),
         };
-        let first = median(&sample(LAUNCHES[0])?);
+        let first = middle(&sample(LAUNCHES[0])?);
         if first > SLOWER * best {
             return Ok((first, LAUNCHES[0]));
         }
-        Ok((median(&sample(LAUNCHES[1])?), LAUNCHES[1]))
+        Ok((middle(&sample(LAUNCHES[1])?), LAUNCHES[1]))
     }
 }
 
@@ -104,6 +103,7 @@ fn calls(estimate: f64) -> usize {
     ((GRAPH / estimate.max(1e-7)) as usize).clamp(1, 50)
 }
 
-fn median(samples: &[f64]) -> f64 {
-    crate::measure::median(samples).unwrap_or(f64::INFINITY)
+/// Of two samples their mean; a clock that counts in steps makes medians of many jump.
+fn middle(samples: &[f64]) -> f64 {
+    crate::measure::interquartile_mean(samples).unwrap_or(f64::INFINITY)
 }

@@ -15,9 +15,12 @@ use crate::tune::Measured;
 use crate::tune::lines::{self, Line, Lines};
 use crate::{Error, Result, Scalar};
 
-/// Ways of the same factors that are tried in lines, how many at most: [`TRIED`] of the fastest, and the fastest of other kinds.
+/// Ways of the same factors that are tried in lines, how many at most: so many of the fastest, and the fastest of so many other kinds. More of
+/// a chain of two factors, whose pairs are few; what multiplies by all factors is measured already, and costs a line nothing.
 const TRIED: usize = 3;
 const KINDS: usize = 3;
+const OF_TWO: usize = 6;
+const WHOLE: usize = 16;
 /// How much slower they are than the fastest by themselves, at most: so many times, or seconds.
 const CLOSE: f64 = 1.5;
 const CLOSE_SECONDS: f64 = 1e-6;
@@ -27,7 +30,7 @@ const DENSE_SECONDS: f64 = 5e-6;
 const MUCH_SLOWER: f64 = 1.5;
 /// Lines that take at most so many times as long as the fastest are sampled in turn at last, up to so many.
 const TIED: f64 = 1.08;
-const LAST: usize = 8;
+const LAST: usize = 12;
 
 /// What was measured by itself.
 struct Tried<T> {
@@ -284,7 +287,7 @@ impl<T: Scalar> Operator<T> {
                 step.why = format!("measured {:.2} µs, {}{by_factor}", seconds * 1e6, step.why);
                 found.push(Tried { seconds, step });
             }
-            tried.extend(kept(found));
+            tried.extend(kept(found, self.tried_of(cut)));
         }
         let dense = self.chain_problem(key).dense(self.device.machine(), limit).ok();
         // Of one factor it is among the ways.
@@ -358,7 +361,17 @@ impl<T: Scalar> Operator<T> {
                 said.iter().enumerate().filter(|(other, _)| *other != number).map(|(_, text)| text.clone()).collect();
             tried.step.why.push_str(&format!("; others {}{}", listed(&others), without(&left_out)));
         }
-        Ok(kept(found))
+        let most = self.tried_of(Cut { at, count: 1 });
+        Ok(kept(found, most))
+    }
+
+    /// How many of the fastest ways of these factors are tried in lines.
+    fn tried_of(&self, cut: Cut) -> usize {
+        match self.chain.factors().len() {
+            count if cut.count == count => WHOLE,
+            2 => OF_TWO,
+            _ => TRIED,
+        }
     }
 
     /// A way, and how long it takes.
@@ -412,15 +425,15 @@ impl<T: Scalar> Operator<T> {
     }
 }
 
-/// Those that are worth a try in lines, the fastest first.
-fn kept<T: Scalar>(mut tried: Vec<Tried<T>>) -> Vec<Tried<T>> {
+/// Those that are worth a try in lines, the fastest first: so many, and those of other kinds.
+fn kept<T: Scalar>(mut tried: Vec<Tried<T>>, fastest: usize) -> Vec<Tried<T>> {
     tried.sort_by(|p, q| p.seconds.total_cmp(&q.seconds));
     let most = tried.first().map_or(0.0, |first| (CLOSE * first.seconds).max(first.seconds + CLOSE_SECONDS));
     let (mut kinds, mut same): (Vec<String>, usize) = (Vec::new(), 0);
     tried.retain(|tried| {
         let kind = short(&tried.step.way);
         let new = !kinds.contains(&kind);
-        let stays = tried.seconds <= most && (same < TRIED || (new && same < TRIED + KINDS));
+        let stays = tried.seconds <= most && (same < fastest || (new && same < fastest + KINDS));
         if stays {
             same += 1;
             kinds.push(kind);

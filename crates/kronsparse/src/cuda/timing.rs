@@ -48,7 +48,8 @@ impl Flusher {
 }
 
 /// Seconds of `count` calls, each after the cache was flushed. The flush is queued outside of the timed interval and hides the
-/// time that the host takes to queue the call.
+/// time that the host takes to queue the call. Nothing else is queued: a small kernel in a long queue takes up to a fifth longer, and no
+/// two times as long (`record/2026-11-24-h100-tuner`).
 pub fn cold(
     stream: &Stream,
     flusher: &mut Flusher,
@@ -58,7 +59,8 @@ pub fn cold(
     Ok(cold_in_turn(stream, flusher, 1, count, |_| run())?.remove(0))
 }
 
-/// [`cold`] of so many ways, in turn: one call of each in every round, so that a GPU whose clock changes does so for all.
+/// [`cold`] of so many ways, in turn: one call of each in every round, so that a GPU whose clock changes does so for all. A call that does
+/// not count comes before, so that the multiprocessors hold the instructions of the way itself, as in [`cold`], and not of those before.
 pub(super) fn cold_in_turn(
     stream: &Stream,
     flusher: &mut Flusher,
@@ -66,23 +68,23 @@ pub(super) fn cold_in_turn(
     rounds: usize,
     mut run: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<f64>>> {
-    let mut marks: Vec<Vec<(Event, Event)>> = (0..ways).map(|_| Vec::with_capacity(rounds)).collect();
+    let (start, end) = (Event::new(stream.device())?, Event::new(stream.device())?);
+    let mut samples: Vec<Vec<f64>> = (0..ways).map(|_| Vec::with_capacity(rounds)).collect();
+    stream.synchronize()?;
     for _ in 0..rounds {
-        for (way, marks) in marks.iter_mut().enumerate() {
+        for (way, samples) in samples.iter_mut().enumerate() {
+            if ways > 1 {
+                run(way)?;
+            }
             flusher.flush(stream)?;
-            let (start, end) = (Event::new(stream.device())?, Event::new(stream.device())?);
             start.record(stream)?;
             run(way)?;
             end.record(stream)?;
-            marks.push((start, end));
+            // This waits for the call.
+            samples.push(end.seconds_since(&start)?);
         }
     }
-    marks.iter().map(|marks| between(marks, 1)).collect()
-}
-
-/// Seconds of a call between the two events of each pair, of so many calls.
-fn between(marks: &[(Event, Event)], calls: usize) -> Result<Vec<f64>> {
-    marks.iter().map(|(start, end)| Ok(end.seconds_since(start)? / calls as f64)).collect()
+    Ok(samples)
 }
 
 /// Seconds of the parts of one call that starts cold: between the marks that `run` sets by calling its argument.
@@ -140,7 +142,8 @@ pub(super) fn warm_in_turn(
             marks.push((start, end));
         }
     }
-    let seconds = marks.iter().map(|marks| between(marks, calls)).collect();
+    let of = |(start, end): &(Event, Event)| Ok(end.seconds_since(start)? / calls as f64);
+    let seconds = marks.iter().map(|marks| marks.iter().map(of).collect()).collect();
     // A graph must not be destroyed before its last replay is done.
     stream.synchronize()?;
     seconds

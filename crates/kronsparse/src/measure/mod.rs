@@ -14,4 +14,4 @@ pub use cache::{CacheLevel, Evictor, caches, last_level_cache};
 pub use ceiling::{copy_bandwidth, peak_flops};
 pub use clock::{Stopwatch, resolution, seconds};
 pub use processor::cpu_name;
-pub use statistics::{Summary, median, quantile};
+pub use statistics::{Summary, interquartile_mean, median, quantile};

@@ -96,7 +96,7 @@ impl fmt::Display for Step {
 pub struct Measured {
     /// In the order of application.
     pub steps: Vec<Step>,
-    /// Median of the samples.
+    /// Median of the samples on a CPU, interquartile mean on a GPU.
     pub seconds: f64,
     /// How many samples.
     pub samples: usize,
