@@ -3,7 +3,6 @@
 use crate::Result;
 use crate::cuda::device::Device;
 use crate::cuda::stream::{Event, Stream};
-use crate::cuda::timing;
 
 /// Arrays on which ways may be tried: as large as the operator's input and output, whatever they hold. The output is
 /// overwritten.
@@ -17,13 +16,13 @@ pub(in crate::cuda) struct Trial<'a> {
 /// Seconds of GPU time that the timed calls of one way may take, about.
 const BUDGET: f64 = 1e-3;
 
-/// Calls that take less are timed in a graph, as a host queues some libraries' calls more slowly than a GPU does them.
+/// Calls that take less are timed so many times; the least counts. Not in a graph: while one is captured, no other thread may wait for the
+/// GPU.
 const SHORT: f64 = 100e-6;
-/// Seconds of calls in such a graph, about, and how often it is replayed.
-const GRAPH: f64 = 100e-6;
-const REPLAYS: usize = 3;
+const TIMES: usize = 3;
 
-/// A way takes the place of one before it if it is faster by so much, so that equal ones are not drawn by lot.
+/// A way takes the place of one before it if it is faster by so much, so that equal ones are not drawn by lot: where a host queues calls more
+/// slowly than a GPU does them, all are.
 const FASTER: f64 = 0.97;
 
 /// A first call that takes so many seconds counts: loading a kernel is little of it, and another call would take as long.
@@ -52,7 +51,7 @@ pub(super) fn fastest<W: Copy>(trial: &Trial<'_>, ways: &[W], mut run: impl FnMu
 pub(super) fn seconds(trial: &Trial<'_>, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let device: &Device = trial.stream.device();
     let (start, end) = (Event::new(device)?, Event::new(device)?);
-    let once = |calls: usize, run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
+    let mut once = |calls: usize| -> Result<f64> {
         start.record(trial.stream)?;
         for _ in 0..calls {
             run()?;
@@ -60,17 +59,15 @@ pub(super) fn seconds(trial: &Trial<'_>, mut run: impl FnMut() -> Result<()>) ->
         end.record(trial.stream)?;
         Ok(end.seconds_since(&start)? / calls as f64)
     };
-    let cold = once(1, &mut run)?;
+    let cold = once(1)?;
     if cold >= LONG {
         return Ok(cold);
     }
-    let first = once(1, &mut run)?;
-    if first < SHORT {
-        let calls = ((GRAPH / first.max(1e-6)) as usize).clamp(1, 20);
-        if let Ok(samples) = timing::warm(trial.stream, calls, REPLAYS, &mut run) {
-            return Ok(samples.into_iter().fold(first, f64::min));
-        }
-    }
+    let first = once(1)?;
     let more = (BUDGET / first.max(1e-6)) as usize;
-    if more < 2 { Ok(first) } else { once(more.min(20), &mut run) }
+    if more < 2 {
+        return Ok(first);
+    }
+    let times = if first < SHORT { TIMES } else { 1 };
+    (0..times).try_fold(f64::INFINITY, |least, _| Ok(least.min(once(more.min(20))?)))
 }
