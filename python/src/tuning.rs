@@ -57,7 +57,7 @@ pub(crate) struct Way {
     name: String,
     /// The same with the factors that each multiplies by, counted from 0 at the left, and what it was compiled with.
     steps: Vec<String>,
-    /// Median of the samples.
+    /// Median of the samples on a CPU, interquartile mean on a GPU.
     seconds: f64,
     /// How many samples.
     samples: usize,

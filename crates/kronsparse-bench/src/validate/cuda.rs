@@ -25,11 +25,11 @@ use crate::random::Random;
 
 /// Bytes of weights that a library's algorithm may have, as in an engine that is told nothing.
 pub(super) const LIBRARY_BYTES: usize = 4 << 30;
-/// Operators of each way, sampled in turn. Where weights come to lie in memory shifts a short call by up to 0.2 µs
+/// Operators of each way, sampled in turn: short calls of two operators of the same way were seen to differ by 0.2 µs and more
 /// (`record/2026-11-24-h100-tuner`), which says nothing of the way.
 const COPIES: usize = 3;
-/// Bytes that `X` and `Y` have at least, twice a large page of the GPU's memory: weights that lie in the same page as one of them are found
-/// sooner.
+/// Bytes that `X` and `Y` have at least, twice a large page of the GPU's memory: so that no operator's weights share one with them, and
+/// another's do not.
 const PAGES: usize = 4 << 20;
 /// Seconds of calls in a graph, where caches are warm.
 const GRAPH: f64 = 100e-6;

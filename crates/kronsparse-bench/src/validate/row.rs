@@ -133,6 +133,12 @@ impl Row {
         Row { rows: 0, reason: why.replace('\n', " "), ..Row::blank(case, number, seed, device) }
     }
 
+    /// Notes what `tune` measured of these steps, where it did.
+    pub(super) fn set_tuned(&mut self, record: &Record, steps: &[Step]) {
+        let way = record.measured(steps);
+        (self.tune_s, self.tune_samples) = (way.map(|way| way.seconds), way.map(|way| way.samples));
+    }
+
     /// The problem in a few words.
     pub fn problem(&self) -> String {
         let Row { chain, dtype, layout, n, .. } = self;
@@ -143,16 +149,6 @@ impl Row {
 /// The row of a problem with which nothing could be begun.
 pub(super) fn failed(blank: Row, error: &Error) -> Row {
     Row { untuned: true, tuned: true, reason: error.to_string().replace('\n', " "), ..blank }
-}
-
-impl Row {
-    /// What `tune` measured of these steps, where it did, with the most samples.
-    pub(super) fn set_tuned(&mut self, record: &Record, steps: &[Step]) {
-        let ways = record.measured.iter().filter(|way| way.steps == steps);
-        if let Some(way) = ways.max_by_key(|way| way.samples) {
-            (self.tune_s, self.tune_samples) = (Some(way.seconds), Some(way.samples));
-        }
-    }
 }
 
 /// The results of a way in a row.

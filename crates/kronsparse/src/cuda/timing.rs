@@ -48,8 +48,8 @@ impl Flusher {
 }
 
 /// Seconds of `count` calls, each after the cache was flushed. The flush is queued outside of the timed interval and hides the
-/// time that the host takes to queue the call. Nothing else is queued: a small kernel in a long queue takes up to a fifth longer, and no
-/// two times as long (`record/2026-11-24-h100-tuner`).
+/// time that the host takes to queue the call. Nothing else is queued: in a long queue small kernels were seen to take up to 30 % longer, and
+/// unevenly (`record/2026-11-24-h100-tuner`).
 pub fn cold(
     stream: &Stream,
     flusher: &mut Flusher,

@@ -159,9 +159,13 @@ impl Record {
 
     /// How many times as fast the best way is as `steps`; `None` where these were not measured.
     pub fn gain_over(&self, steps: &[Step]) -> Option<f64> {
+        Some(self.measured(steps)?.seconds / self.best.seconds)
+    }
+
+    /// What was measured of `steps`, with the most samples where it was more than once; `None` where they were not measured.
+    pub fn measured(&self, steps: &[Step]) -> Option<&Measured> {
         let ways = std::iter::once(&self.untuned).chain(&self.measured).filter(|way| way.steps == steps);
-        // What was measured more than once counts as it was with the most samples.
-        Some(ways.max_by_key(|way| way.samples)?.seconds / self.best.seconds)
+        ways.max_by_key(|way| way.samples)
     }
 }
 
