@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import numpy as np
 import pytest
 
 # Threads of PyTorch that wait must leave the cores to those of the engine. Read when PyTorch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell that runs this in the background has it ignore Ctrl-C, and the processes that tests begin would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SEED = int(os.environ.get("KRONSPARSE_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
 
