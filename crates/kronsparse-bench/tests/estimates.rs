@@ -126,9 +126,8 @@ struct Predicted {
     exact: bool,
 }
 
-/// Whether a record names this plan: in words, or as the kernel's arguments, which the blocks of a multiprocessor may follow.
+/// Whether a record names this plan: in words, or as the kernel's argument.
 fn is(way: &str, plan: &dyn KernelPlan) -> bool {
-    let way = way.strip_suffix(" blocks").and_then(|way| way.rsplit_once(", ")).map_or(way, |(way, _)| way);
     way.starts_with(&plan.to_string()) || way == format!("{} {}", plan.name(), plan.arguments())
 }
 
@@ -247,16 +246,16 @@ fn estimates_of_calls_are_as_good_as_stated() {
     // Estimates are of cold calls: in a graph with warm caches they are too high.
     let cold = [
         ("well-known, cold, n ≤ 64", (28, 33)),
-        ("well-known, cold, n ≤ 2048", (130, 142)),
-        ("well-known, cold, more", (1958, 2132)),
-        ("random, cold, n ≤ 64", (626, 676)),
-        ("random, cold, n ≤ 2048", (329, 376)),
-        ("random, cold, more", (243, 342)),
+        ("well-known, cold, n ≤ 2048", (128, 142)),
+        ("well-known, cold, more", (1973, 2132)),
+        ("random, cold, n ≤ 64", (623, 676)),
+        ("random, cold, n ≤ 2048", (313, 376)),
+        ("random, cold, more", (246, 342)),
     ];
     for (what, stated) in cold {
         assert_eq!(within[what], stated, "{what}");
     }
-    assert_eq!((unknown, other_tiles), (0, 90));
+    assert_eq!((unknown, other_tiles), (0, 48));
 }
 
 /// Of the ways that were measured of a random problem the one with the least estimate: how many are within a tenth and within half of
@@ -292,5 +291,5 @@ fn estimates_pick_among_the_ways_of_random_problems_as_stated() {
         println!("{:.2} {} {}", loss, problem[0].problem(), if tie || says == (dense < chain) { "" } else { "WRONG" });
     }
     println!("{count} problems: {tenth} within a tenth, {half} within half, {verdict} verdicts right");
-    assert_eq!((count, tenth, half, verdict), (150, 118, 148, 147));
+    assert_eq!((count, tenth, half, verdict), (150, 117, 148, 147));
 }

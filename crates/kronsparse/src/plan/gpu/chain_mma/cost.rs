@@ -6,10 +6,8 @@ use crate::plan::gpu::lanes_mma::vector_of;
 use crate::{DType, Layout};
 
 impl ChainMmaPlan {
-    /// Estimated seconds for `problem().batch` vectors on an H100, by what a block keeps busy: tensor cores, instructions, the second-level
-    /// cache, device memory. The constants were fitted to 215 calls of 69 random and seven well-known chains, then rounded
-    /// (`record/2026-11-24-h100-tuner/fit`). Fitted to three quarters of the chains, they brought 70 % of the calls of the others within a
-    /// quarter (47 % were before); all fitted, 73 % are.
+    /// Estimated seconds for `problem().batch` vectors on an H100. What a block keeps busy (tensor cores, instructions, the second-level cache,
+    /// device memory) was fitted to the tiles in `record/2026-11-23-h100`, most of which it meets within a third.
     pub fn seconds(&self) -> f64 {
         let Tile { rows, row_warps, column_warps, blocks, .. } = self.tile;
         let (element, tiles) = (self.problem.dtype.size(), self.tile.row_tiles());
@@ -22,26 +20,21 @@ impl ChainMmaPlan {
             let lots = (turns * factor.lots) as f64;
             let warps = (row_warps * column_warps) as f64;
             tensor += lots * warps * 2.0 * (tiles * columns) as f64 * self.product(columns);
-            issued += ISSUED * lots * warps * ((tiles * 2 + columns) * 4) as f64;
+            issued += lots * warps * ((tiles * 2 + columns) * 4) as f64;
             issued += (rows * factor.pattern.rows()) as f64 * PASSED;
             brought += (factor.packed() * element * row_warps) as f64;
             waited += turns as f64 * TURN;
         }
         let (cols, out) = (self.problem.chain.cols(), self.problem.chain.rows());
-        let (lines, turned) = match self.problem.layout {
-            Layout::BatchLast => ([self.problem.batch; 2], TURNED),
-            Layout::BatchFirst => ([cols, out], 1.0),
-        };
-        for (numbers, line) in [cols, out].into_iter().zip(lines) {
-            let bytes = if self.problem.aligned { vector_of((line * element).max(1)) } else { element };
-            let piece = PIECES.iter().find(|piece| piece.0 >= bytes).unwrap_or(&PIECES[3]);
-            issued += (rows * numbers) as f64 * piece.1 * turned;
+        if self.problem.layout == Layout::BatchLast {
+            let lines = vector_of((self.problem.batch * element).max(1));
+            let turned = if self.problem.aligned && lines == 16 { TURNED } else { TURNED_IN_PIECES };
+            issued += (rows * (cols + out)) as f64 * turned;
         }
         let moved = (rows * element) as f64 * (cols as f64 + self.problem.moved_outputs());
         let resources = [tensor, issued, brought / WEIGHT_BYTES, moved / MOVED_BYTES];
         let most = resources.iter().copied().fold(0.0, f64::max);
-        let begun = tensor + issued + brought / WEIGHT_BYTES + moved / BEGUN_BYTES;
-        let alone = ALONE * begun + waited;
+        let alone = resources.iter().sum::<f64>() + waited;
         let tiles = self.problem.batch.max(1).div_ceil(rows);
         let slots = self.multiprocessors * blocks;
         let (whole, rest) = (tiles / slots, tiles % slots);
@@ -54,31 +47,26 @@ impl ChainMmaPlan {
     fn product(&self, columns: usize) -> f64 {
         let shares = 1.0 / columns as f64 + 1.0 / self.tile.row_tiles() as f64;
         match (self.problem.dtype, self.problem.precision) {
-            (DType::F32, Precision::Full) => 9.6 + 32.0 * shares,
-            (DType::F32, Precision::Tf32) => 0.7 + 2.4 * shares,
-            _ => 1.74,
+            (DType::F32, Precision::Full) => 6.0 + 20.0 * shares,
+            (DType::F32, Precision::Tf32) => 1.5 + 5.0 * shares,
+            _ => 1.6,
         }
     }
 }
 
-/// Seconds of a launch with its ends, beside [`CALL`](crate::plan::gpu::CALL).
-const START: f64 = 0.8e-6;
+/// Seconds of a launch with its ends, beside [`CALL`](crate::plan::gpu::CALL), which was part of what the tiles took.
+const START: f64 = 1.5e-6;
 /// Hertz.
 const CLOCK: f64 = 1.7e9;
-/// Instructions that feed the products, of those that are counted.
-const ISSUED: f64 = 1.32;
-/// Clocks per number that passes between two factors, or leaves.
-const PASSED: f64 = 0.044;
-/// Clocks per number of X or Y, by the bytes of the pieces in which it is moved; and how much longer where it is turned for batch-last.
-const PIECES: [(usize, f64); 4] = [(2, 0.24), (4, 0.27), (8, 0.27), (16, 0.123)];
-const TURNED: f64 = 2.2;
+/// Clocks per number that passes between two factors, or leaves; and per number that is turned for batch-last, by 16 bytes or by fewer,
+/// as four random chains took (`record/2026-11-23-h100-training/validate`).
+const PASSED: f64 = 0.22;
+const TURNED: f64 = 0.11;
+const TURNED_IN_PIECES: f64 = 0.6;
 /// Clocks of a job that nothing but other blocks hides.
-const TURN: f64 = 1280.0;
-/// Share of the sum of all that a block alone waits for.
-const ALONE: f64 = 0.56;
-/// Bytes a clock and multiprocessor: of weights from the second-level cache, of X and Y where all blocks move them, and by one alone.
-const WEIGHT_BYTES: f64 = 45.0;
-const MOVED_BYTES: f64 = 14.0;
-const BEGUN_BYTES: f64 = 39.0;
+const TURN: f64 = 700.0;
+/// Bytes a clock and multiprocessor: of weights from the second-level cache, of X and Y.
+const WEIGHT_BYTES: f64 = 24.0;
+const MOVED_BYTES: f64 = 13.0;
 /// Clocks of a block that nothing hides.
-const LATENCY: f64 = 3660.0;
+const LATENCY: f64 = 3000.0;
