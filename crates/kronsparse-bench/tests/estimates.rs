@@ -126,8 +126,9 @@ struct Predicted {
     exact: bool,
 }
 
-/// Whether a record names this plan: in words, or as the kernel's argument.
+/// Whether a record names this plan: in words, or as the kernel's arguments, which the blocks of a multiprocessor may follow.
 fn is(way: &str, plan: &dyn KernelPlan) -> bool {
+    let way = way.strip_suffix(" blocks").and_then(|way| way.rsplit_once(", ")).map_or(way, |(way, _)| way);
     way.starts_with(&plan.to_string()) || way == format!("{} {}", plan.name(), plan.arguments())
 }
 
@@ -255,7 +256,7 @@ fn estimates_of_calls_are_as_good_as_stated() {
     for (what, stated) in cold {
         assert_eq!(within[what], stated, "{what}");
     }
-    assert_eq!((unknown, other_tiles), (0, 48));
+    assert_eq!((unknown, other_tiles), (0, 35));
 }
 
 /// Of the ways that were measured of a random problem the one with the least estimate: how many are within a tenth and within half of
