@@ -70,7 +70,10 @@ pub(super) enum Way<T> {
 impl<T: Scalar> Way<T> {
     /// Whether it has working memory, which two streams must not use at the same time.
     pub(super) fn is_exclusive(&self) -> bool {
-        !matches!(self, Way::Kernel { .. })
+        match self {
+            Way::Kernel { launch, .. } => launch.is_exclusive(),
+            Way::Library { .. } | Way::Wide(_) => true,
+        }
     }
 
     /// Queues it.

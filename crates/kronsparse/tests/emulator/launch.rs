@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use kronsparse::plan::gpu::Scratch;
+
 use super::compile::{self, Files, Program};
 
 /// An array in emulated device memory.
@@ -53,6 +55,7 @@ pub(crate) struct Launch {
     pub(crate) bias: Option<Buffer>,
     pub(crate) y: Option<Buffer>,
     pub(crate) residual: Option<Buffer>,
+    pub(crate) scratch: Scratch,
     pub(crate) maps: Vec<Map>,
 }
 
@@ -104,8 +107,23 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 fn encode(launch: &Launch, late: bool, out: &mut Vec<u8>) {
-    let Launch { kernel, grid, threads, cluster, shared_bytes, n, overlaps, seconds, x, w, bias, y, residual, maps } =
-        launch;
+    let Launch {
+        kernel,
+        grid,
+        threads,
+        cluster,
+        shared_bytes,
+        n,
+        overlaps,
+        seconds,
+        x,
+        w,
+        bias,
+        y,
+        residual,
+        scratch,
+        maps,
+    } = launch;
     let number = |out: &mut Vec<u8>, value: u64| out.extend(value.to_le_bytes());
     let text = |out: &mut Vec<u8>, bytes: &[u8]| {
         number(out, bytes.len() as u64);
@@ -122,6 +140,8 @@ fn encode(launch: &Launch, late: bool, out: &mut Vec<u8>) {
         number(out, *offset);
         text(out, bytes);
     }
+    number(out, scratch.counters as u64);
+    number(out, scratch.bytes as u64);
     number(out, maps.len() as u64);
     for Map { buffer, element, swizzle, dims, strides, boxed } in maps {
         let all = [&[*buffer, *element, *swizzle], dims.as_slice(), strides, boxed].concat();
