@@ -204,17 +204,16 @@ struct Narrow {
     sync_block();
   }
 
-  static KS_DEVICE i64 items(i64 n) { return (n + VECTORS - 1) / VECTORS * TILES; }
-
-  // Items `block`, `block + blocks` and so on. `wait()` returns once X can be read; weights need not wait.
-  template <class Wait> KS_DEVICE void run(i64 block, i64 blocks, Wait wait) {
-    for (i64 item = block; item < items(args.n); item += blocks) {
+  KS_DEVICE void run() {
+    const i64 items = (args.n + VECTORS - 1) / VECTORS * TILES;
+    for (i64 item = block_index(); item < items; item += grid_size()) {
       const i64 tile = item % TILES, n0 = item / TILES * VECTORS;
       const int i = static_cast<int>(tile / (LANE_TILES * OUTPUT_TILES)), j0 = static_cast<int>(tile / OUTPUT_TILES % LANE_TILES) * LANES,
                 o0 = static_cast<int>(tile % OUTPUT_TILES) * OUTPUTS;
       KS_UNROLL
       for (int turn = 0; turn < TURNS; ++turn) load_weights(tile, 0, turn);
-      wait();
+      // Weights need not wait.
+      wait_for_previous();
       load_x(shared, n0, i, j0, 0);
       copy_commit();
       KS_UNROLL
@@ -250,7 +249,7 @@ template <class Element, Layout LAYOUT, Activation KIND, bool BIAS, Join JOIN, i
           int THREAD_LANES, int THREAD_OUTPUTS, int SPLIT, int ALIGN, int SHARED>
 KS_DEVICE void narrow(const Args& args) {
   Narrow<Element, LAYOUT, KIND, BIAS, JOIN, A, B, C, D, VECTORS, LANES, OUTPUTS, DEPTH, THREAD_LANES, THREAD_OUTPUTS, SPLIT, ALIGN, SHARED> kernel(args);
-  kernel.run(block_index(), grid_size(), [] { wait_for_previous(); });
+  kernel.run();
 }
 
 }  // namespace ks

@@ -61,16 +61,6 @@ KS_DEVICE void wait_for_previous() {
 #endif
 }
 
-// Blocks of one launch that wait for others: a counter in global memory. Who has waited for a count sees what the threads that counted
-// up had seen before.
-// Adds 1, or makes a `last` a zero.
-KS_DEVICE void count_up(u32* counter, u32 last) { asm volatile("red.release.gpu.global.inc.u32 [%0], %1;" ::"l"(counter), "r"(last) : "memory"); }
-KS_DEVICE void wait_for_count(const u32* counter, u32 count) {
-  u32 found;
-  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(found) : "l"(counter) : "memory");
-  while (found < count);
-}
-
 // Words from and to shared memory, from and to global memory. Pointers are aligned to the size.
 KS_DEVICE U4 load_shared16(const void* p) {
   U4 r;

@@ -250,10 +250,7 @@ fn kernels_for_whole_chains_compile() {
     let of = |family: &str| {
         compiled.iter().filter(|(name, _)| name.ends_with(family)).map(|(_, count)| count).sum::<usize>()
     };
-    assert!(
-        of("chain_mma") >= 24 && of("chain_wgmma") >= 4 && of("chain_narrow") >= 14,
-        "fewer kernels than expected: {compiled:?}"
-    );
+    assert!(of("chain_mma") >= 24 && of("chain_wgmma") >= 4, "fewer kernels than expected: {compiled:?}");
 }
 
 /// The plans that gradients of weights get, over patterns, element types, numbers of vectors and architectures, with the kernels that add

@@ -46,8 +46,6 @@ void sync_warp();
 void sync_some(u32 id, u32 threads);
 void sync_cluster();
 void wait_for_previous();
-void count_up(u32* counter, u32 last);
-void wait_for_count(const u32* counter, u32 count);
 
 void load_shared(const void* from, void* to, u32 bytes);
 void store_shared(void* to, const void* from, u32 bytes);
@@ -113,8 +111,6 @@ KS_DEVICE void sync_some(u32 id, u32 threads) { emulated::sync_some(id, threads)
 KS_DEVICE void sync_cluster() { emulated::sync_cluster(); }
 KS_DEVICE void let_next_begin() {}
 KS_DEVICE void wait_for_previous() { emulated::wait_for_previous(); }
-KS_DEVICE void count_up(u32* counter, u32 last) { emulated::count_up(counter, last); }
-KS_DEVICE void wait_for_count(const u32* counter, u32 count) { emulated::wait_for_count(counter, count); }
 
 KS_DEVICE U4 load_shared16(const void* p) { return emulated::loaded_shared<U4>(p); }
 KS_DEVICE U2 load_shared8(const void* p) { return emulated::loaded_shared<U2>(p); }

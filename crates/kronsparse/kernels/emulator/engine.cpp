@@ -13,11 +13,18 @@ Barrier& barrier_at(Block& b, u32 offset, const char* what) {
   fail("%s: there is no initialised mbarrier at shared+%u of block %u", what, offset, b.index);
 }
 
+// Whether the calling thread has seen what `other` did at this clock of its warp.
+bool knows(const Thread& other, u32 clock) {
+  const Thread& t = self();
+  if (t.block == other.block && t.warp == other.warp) return &t == &other || clock < t.synced;
+  return t.seen.covers(other.block->warps[other.warp].agent, clock, other.lane);
+}
+
 // The mbarrier, which the calling thread must know to be initialised.
 Barrier& known_barrier(Block& b, u32 offset, const char* what) {
   Barrier& barrier = barrier_at(b, offset, what);
   const Thread& maker = *barrier.made_by;
-  if (!knows({&maker, b.cells[offset / 2].write_clock}))
+  if (!knows(maker, b.cells[offset / 2].write_clock))
     fail("%s: the mbarrier at shared+%u of block %u was initialised by thread %u, and no barrier lies between", what, offset, b.index, maker.index);
   return barrier;
 }
@@ -219,7 +226,7 @@ void store_async_at(void* to, const U4& w, u64* b, u32 rank) {
     fail("%s: the mbarrier at shared+%u of block %u expects no more: %lld bytes are announced and not there, %lld on their way", what, at, target.index,
          static_cast<long long>(barrier.bytes), static_cast<long long>(barrier.coming));
   // Luck is not enough: the sender must have been told.
-  if (!knows({barrier.announcer, barrier.announced}))
+  if (!knows(*barrier.announcer, barrier.announced))
     fail("%s: the bytes were announced by thread %u of block %u, and no barrier lies between", what, barrier.announcer->index, target.index);
   begin_landing(target, offset, 16, what);
   std::vector<u8> bytes(16);

@@ -155,12 +155,6 @@ struct Thread {
   u32 keep = 0;      // groups that the present wgmma_wait leaves under way
 };
 
-// What a thread did, as the clock of its warp then.
-struct Deed {
-  const Thread* by = nullptr;
-  u32 clock = 0;
-};
-
 struct Meeting {  // of a block, of some of its warps, or of a cluster
   u32 arrived = 0, wanted = 0;
   u64 rounds = 0;
@@ -179,18 +173,9 @@ struct Block {
   std::vector<std::pair<u32, Barrier>> barriers;  // by offset
   Meeting meetings[16];
   u32 registers_free = 0;
-  std::vector<Deed> passed_on;  // the last store to scratch memory of each thread that stored there
-  std::vector<std::pair<u32, Deed>> waited;  // for a counter: until which of the launch's counts, and who
 };
 
 // ---- A launch ----------------------------------------------------------------------------------------------------------
-
-// A block that counted up: a producer, if it had stored to scratch memory, of what it had stored until then.
-struct Count {
-  u32 block;
-  const u32* counter;
-  bool produced;
-};
 
 struct Buffer {
   std::string name;
@@ -198,8 +183,6 @@ struct Buffer {
   u64 bytes = 0;
   bool writable = false;
   std::vector<u8> written;  // of a writable buffer: one per byte
-  bool scratch = false;        // what blocks write for others
-  std::vector<u32> writer;     // of it: 1 + block, one per byte
 };
 
 // What a test writes into the 128 bytes of a TensorMap.
@@ -226,9 +209,6 @@ struct Launch {
   bool overlaps = false;  // kernels before may not have ended when it begins
   bool late = false;  // asynchronous work as late as possible, threads in reverse order
   std::vector<Buffer> buffers;
-  u8* scratch = nullptr;
-  u64 counters = 0;  // bytes of scratch memory that are counters
-  std::vector<Count> counts;  // in order
 };
 
 // Empty where all went well.
@@ -274,9 +254,6 @@ void mark_landed(Block& b, u32 offset, u32 bytes, u32 agent, u32 clock, bool sen
 void begin_reading(Block& b, u32 offset, u32 bytes, const char* what);
 void end_reading(Block& b, u32 offset, u32 bytes);
 void check_fenced(Block& b, u32 offset, u32 bytes, const char* what);
-
-// Whether the calling thread has seen what another one did.
-bool knows(const Deed& deed);
 
 u8* global(const void* p, u64 bytes, u32 alignment, bool write, const char* what);
 void mark_global(const u8* p, u64 bytes, const char* what);

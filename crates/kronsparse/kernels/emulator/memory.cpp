@@ -73,43 +73,7 @@ void forget_readers(Block& b, Cell& c) {
   c.read_mask = 0;
   if (c.more != 0) b.readers[c.more - 1].clear();
 }
-
-Deed deed() { return {&self(), block().warps[self().warp].clock}; }
-
-// The calling thread has stored to scratch memory.
-void pass_on() {
-  for (Deed& known : block().passed_on)
-    if (known.by == &self()) return void(known = deed());
-  block().passed_on.push_back(deed());
-}
-
-void check_counter(const u32* counter, const char* what) {
-  const Launch& launch = *machine.launch;
-  const u8* at = reinterpret_cast<const u8*>(counter);
-  if (at < launch.scratch || at + 4 > launch.scratch + launch.counters || !aligned(counter, 4))
-    fail("%s: no counter stands there; scratch memory begins with %llu bytes of them", what, launch.counters);
-  if (launch.overlaps && !self().waited) fail("%s: a counter is touched before wait_for_previous: another launch may not be done with it", what);
-}
-
-// Whether what is read of scratch memory was written by this block, or by one that had counted up when this one's wait ended.
-void check_passed_on(const Buffer& b, u64 offset, u64 bytes, const char* what) {
-  const Launch& launch = *machine.launch;
-  for (u64 at = offset; at < offset + bytes; at++) {
-    if (b.writer[at] == 0) fail("%s: scratch+%llu was written by nobody", what, at);
-    const u32 writer = b.writer[at] - 1;
-    bool allowed = false;
-    for (const auto& [until, who] : block().waited)
-      for (u32 k = 0; k < until && !allowed; k++) allowed = launch.counts[k].block == writer && launch.counts[k].produced && knows(who);
-    if (!allowed) fail("%s: scratch+%llu was written by block %u, and this one has not waited for its count", what, at, writer);
-  }
-}
 }  // namespace
-
-bool knows(const Deed& deed) {
-  const Thread &t = self(), &other = *deed.by;
-  if (t.block == other.block && t.warp == other.warp) return &t == &other || deed.clock < t.synced;
-  return t.seen.covers(other.block->warps[other.warp].agent, deed.clock, other.lane);
-}
 
 u32 offset_of(const void* p, u32 bytes, u32 alignment, const char* what) {
   const i64 offset = static_cast<const u8*>(p) - block().shared;
@@ -227,8 +191,7 @@ u8* global(const void* p, u64 bytes, u32 alignment, bool write, const char* what
       if (machine.launch->overlaps && !self().waited && b.name != "w" && b.name != "bias")
         fail("%s: %s is touched before wait_for_previous: another kernel may not be done with it", what, b.name.c_str());
       if (write && !b.writable) fail("%s: writes %llu bytes at %s+%llu, which is only for reading", what, bytes, b.name.c_str(), static_cast<u64>(address - base));
-      if (!write && b.scratch) check_passed_on(b, static_cast<const u8*>(p) - b.base, bytes, what);
-      else if (!write && b.writable) fail("%s: reads %llu bytes at %s+%llu, which this launch writes", what, bytes, b.name.c_str(), static_cast<u64>(address - base));
+      if (!write && b.writable) fail("%s: reads %llu bytes at %s+%llu, which this launch writes", what, bytes, b.name.c_str(), static_cast<u64>(address - base));
       return static_cast<u8*>(const_cast<void*>(p));
     }
     const u64 far = address < base ? base - address : address + bytes - base - b.bytes;
@@ -241,39 +204,13 @@ u8* global(const void* p, u64 bytes, u32 alignment, bool write, const char* what
 
 void wait_for_previous() { self().waited = true; }
 
-// What the counters of a launch allow. Blocks run one after the other, so a block that would have to wait waits for one that comes after it.
-void count_up(u32* counter, u32 last) {
-  const char* what = "count_up";
-  Launch& launch = *machine.launch;
-  check_counter(counter, what);
-  const bool produced = !block().passed_on.empty();
-  for (const Deed& deed : block().passed_on)
-    if (!knows(deed)) fail("%s: thread %u stored to scratch memory, and no barrier lies between", what, deed.by->index);
-  block().passed_on.clear();
-  launch.counts.push_back({block().index, counter, produced});
-  *counter = *counter >= last ? 0 : *counter + 1;
-}
-
-void wait_for_count(const u32* counter, u32 count) {
-  const char* what = "wait_for_count";
-  const Launch& launch = *machine.launch;
-  check_counter(counter, what);
-  if (*counter < count) fail("%s: %u blocks of %u have counted up, the others come after this one, which may keep them from starting", what, *counter, count);
-  u32 producers = 0;
-  for (const Count& c : launch.counts) producers += c.counter == counter && c.produced;
-  if (count < producers) fail("%s: waits for %u blocks, but %u write", what, count, producers);
-  block().waited.push_back({static_cast<u32>(launch.counts.size()), deed()});
-}
-
 void mark_global(const u8* p, u64 bytes, const char* what) {
   for (Buffer& b : machine.launch->buffers) {
     if (!b.writable || p < b.base || p >= b.base + b.bytes) continue;
     for (u64 at = p - b.base; at < p - b.base + bytes; at++) {
       if (b.written[at]) fail("%s: %s+%llu is written a second time", what, b.name.c_str(), at);
       b.written[at] = 1;
-      if (b.scratch) b.writer[at] = 1 + block().index;
     }
-    if (b.scratch) pass_on();
   }
 }
 

@@ -93,15 +93,6 @@ void one() {
     const void** fields[] = {&launch.args.x, &launch.args.w, &launch.args.bias, const_cast<const void**>(&launch.args.y), &launch.args.residual};
     *fields[at] = buffers[at]->data;
   }
-  // Counters are zero before a launch; what follows them is undefined.
-  launch.counters = number();
-  std::vector<u8> scratch(number(), 0xFF);
-  std::memset(scratch.data(), 0, launch.counters);
-  const Fenced fenced_scratch(scratch, 0);
-  if (!scratch.empty()) {
-    launch.scratch = fenced_scratch.data;
-    launch.buffers.push_back({"scratch", launch.scratch, scratch.size(), true, std::vector<u8>(scratch.size(), 0), true, std::vector<u32>(scratch.size(), 0)});
-  }
   for (u64 maps = number(); maps > 0; maps--) {
     TensorBox box{};
     box.magic = BOX_MAGIC;
@@ -135,9 +126,6 @@ void one() {
   }
   for (int at = 0; at < 4 && why.empty(); at++)
     if (!buffers[at]->whole()) why = text("bytes beside %s were written", names[at]);
-  if (why.empty() && !fenced_scratch.whole()) why = "bytes beside scratch were written";
-  for (u64 at = 0; at < launch.counters && why.empty(); at++)
-    if (launch.scratch[at] != 0) why = text("scratch+%llu, of a counter, is not zero after the launch", at);
   put(why.data(), why.size());
   put(buffers[3]->data, buffers[3]->bytes);
   std::fflush(output);

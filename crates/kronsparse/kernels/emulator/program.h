@@ -19,6 +19,4 @@ inline Entry entry(void (*kernel)(const Args, const TensorMap, const TensorMap))
   return [=](const Args& a, const TensorMap* m) { kernel(a, m[0], m[1]); };
 }
 
-inline Entry entry(void (*kernel)(const Args, u8*)) { return [=](const Args& a, const TensorMap*) { kernel(a, machine.launch->scratch); }; }
-
 }  // namespace ks::emulated

@@ -2,18 +2,12 @@
 //! Planning such a kernel takes milliseconds, the bound none. A test compares both for random chains.
 
 use super::target::Case;
-use crate::plan::gpu::{ChainMmaPlan, ChainNarrowPlan, ChainWgmmaPlan, GpuMachine, PairPlan, Precision};
+use crate::plan::gpu::{ChainMmaPlan, ChainWgmmaPlan, GpuMachine, PairPlan, Precision};
 use crate::{DType, Layout, Pattern};
 
 /// Seconds of a launch with its ends.
 const START: f64 = 3.5e-6;
 const PAIR_START: f64 = 4.5e-6;
-/// Of one launch for few vectors: of the launch, and of each factor.
-const NARROW_START: f64 = 1.0e-6;
-const NARROW_FACTOR: f64 = 1.5e-6;
-/// The most vectors and factors that it is for.
-const FEW: usize = 64;
-const FEW_FACTORS: usize = 4;
 /// A block reads all weights, with the others of its cluster, at no more bytes per second.
 const PAIR_WEIGHTS: f64 = 2.4e12;
 const WGMMA_WEIGHTS: f64 = 105e9;
@@ -71,13 +65,6 @@ pub(super) fn of_several(family: &str, part: &[Pattern], case: &Case, machine: &
             let busy = (products * clocks).max(products * STARTED + passed).max(brought);
             let all = busy / (CLOCK * f64::from(machine.multiprocessors));
             Some(START + all.max(moved).max(weights / MMA_WEIGHTS))
-        }
-        ChainNarrowPlan::NAME => {
-            let multiplied = halves || case.dtype == DType::F32;
-            let fits = multiplied && machine.capability >= (8, 0) && case.batch <= FEW && part.len() <= FEW_FACTORS;
-            let launch = NARROW_START + part.len() as f64 * NARROW_FACTOR;
-            // Estimates are kept in whole picoseconds.
-            fits.then_some(launch + 0.999 * weights / machine.bytes_per_second)
         }
         _ => Some(START + moved),
     }

@@ -4,15 +4,13 @@
 //! Planning one factor takes about 20 ms, and a shape has thousands: a search by bounds plans a few dozen of them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 
 use super::target::{Case, Cost, Gpu, cost};
 use super::{bounds, energy};
 use crate::plan::gpu::{
-    CALL, ChainNarrowPlan, ChainProblem, Choice, Cut, FusedPlan, GpuProblem, StepWay, cuts, libraries as library,
-    narrow, ranked, ranked_beside,
+    CALL, Choice, Cut, FusedPlan, GpuProblem, StepWay, cuts, libraries as library, ranked, ranked_beside,
 };
 use crate::{Activation, ChainPattern, Error, Join, Pattern, Result};
 
@@ -58,8 +56,6 @@ pub(super) struct Planner<'a> {
     case: Case,
     /// By the patterns of a part; `None` where it cannot be multiplied by in this way.
     planned: HashMap<By, HashMap<Box<[Pattern]>, Option<Step>>>,
-    /// Of each factor what takes long to find for one launch with others: without bias and join, wherever it stands.
-    narrow: Mutex<HashMap<Pattern, Arc<Vec<narrow::Plan>>>>,
 }
 
 /// The fastest cuts of a chain as far as its parts are planned.
@@ -83,7 +79,7 @@ impl<'c> Outline<'c> {
 
 impl<'a> Planner<'a> {
     pub(super) fn new(gpu: &'a Gpu, case: Case) -> Planner<'a> {
-        Planner { gpu, case, planned: HashMap::new(), narrow: Mutex::default() }
+        Planner { gpu, case, planned: HashMap::new() }
     }
 
     fn planned(&self, by: By, part: &[Pattern]) -> Option<&Option<Step>> {
@@ -125,10 +121,7 @@ impl<'a> Planner<'a> {
         let machine = &self.gpu.machine;
         let problem = self.gpu.problem(&ChainPattern::new(part.to_vec())?, &self.case);
         if let By::Several(family) = by {
-            let plan = match FusedPlan::FAMILIES[family] {
-                ChainNarrowPlan::NAME => self.in_one_launch(&problem),
-                name => FusedPlan::family(name, &problem, machine).ok(),
-            };
+            let plan = FusedPlan::family(FusedPlan::FAMILIES[family], &problem, machine).ok();
             return Ok(plan.map(|plan| Step {
                 seconds: plan.seconds(),
                 watts: energy::watts(StepWay::Several(&plan), machine),
@@ -146,26 +139,6 @@ impl<'a> Planner<'a> {
             Choice::Kernel(_) => best.name().to_owned(),
         };
         Ok(Some(Step { seconds: best.seconds, watts: energy::watts(StepWay::One(&best.choice), machine), name }))
-    }
-
-    /// A part by one launch for few vectors, out of what its factors bring.
-    fn in_one_launch(&self, problem: &ChainProblem) -> Option<FusedPlan> {
-        let machine = &self.gpu.machine;
-        let known = || self.narrow.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let factors = ChainNarrowPlan::problems(problem).ok()?;
-        let best: Vec<Arc<Vec<narrow::Plan>>> = factors
-            .iter()
-            .map(|factor| {
-                let found = known().get(&factor.pattern).cloned();
-                found.unwrap_or_else(|| {
-                    let made = Arc::new(ChainNarrowPlan::best_of_factor(factor, machine));
-                    known().insert(factor.pattern, made.clone());
-                    made
-                })
-            })
-            .collect();
-        let best: Vec<&[narrow::Plan]> = best.iter().map(|plans| plans.as_slice()).collect();
-        ChainNarrowPlan::combined(problem, &best, machine).into_iter().next().map(FusedPlan::ChainNarrow)
     }
 
     /// What a chain costs, all of whose fastest parts are planned.

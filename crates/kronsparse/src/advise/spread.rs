@@ -32,7 +32,7 @@ pub const GPU: Spread = Spread { least: 0.90, most: 1.66, cases: 28, machine: "a
 /// Of the planner for fewer than 1024 vectors: two Monarch chains in f16 with 1, 16 and 128 vectors, caches warm, in
 /// `record/2026-11-22-h100/chains_small`. The estimates are of calls with cold caches, which were measured of two chains without dense.
 pub const GPU_SMALL: Spread =
-    Spread { least: 0.67, most: 2.48, cases: 6, machine: "an H100, with 1 to 128 vectors and warm caches" };
+    Spread { least: 0.59, most: 2.48, cases: 6, machine: "an H100, with 1 to 128 vectors and warm caches" };
 
 /// Of the CPU's formula: the cold rows of real numbers in `record/2026-11-22-epyc-zen4/quick`, single factors among them.
 pub const CPU: Spread = Spread { least: 0.96, most: 1.22, cases: 14, machine: "two cores of a Zen 4" };

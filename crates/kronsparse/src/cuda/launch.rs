@@ -7,7 +7,6 @@ use cudarc::driver::sys::{self, CUfunction, CUfunction_attribute, CUmodule, CUte
 
 use super::compile::{Cubin, Resources};
 use super::device::{Device, check};
-use super::memory::Buffer;
 use super::source::ENTRY;
 use crate::plan::gpu::{KernelPlan, Operand, Swizzle, TensorMap};
 use crate::{DType, Error, Result};
@@ -121,8 +120,6 @@ pub(super) struct Launch {
     overlaps: bool,
     maps: Box<[TensorMap]>,
     dtype: DType,
-    /// Of no length where the kernel asks for none.
-    scratch: Buffer<u8>,
 }
 
 impl Launch {
@@ -133,8 +130,6 @@ impl Launch {
             let what = format!("a plan of family {}", plan.name());
             return Err(Error::Cuda { what, why: format!("asks for {} tensor maps, {MOST_MAPS} at most", maps.len()) });
         }
-        // Zeros, since it begins with counters.
-        let scratch = Buffer::from_slice(device, &vec![0; plan.scratch(n).bytes])?;
         Ok(Launch {
             kernel: device.kernel(plan)?,
             grid: plan.grid(n),
@@ -145,7 +140,6 @@ impl Launch {
             overlaps: device.overlaps(),
             maps,
             dtype: plan.dtype(),
-            scratch,
         })
     }
 
@@ -154,18 +148,13 @@ impl Launch {
         self.kernel.resources()
     }
 
-    /// Whether it has working memory, which two launches must not use at the same time.
-    pub(super) fn is_exclusive(&self) -> bool {
-        !self.scratch.is_empty()
-    }
-
     /// Queues the kernel, which may begin while those before it end.
     ///
     /// # Safety
     ///
     /// The device's context is current, `stream` is a stream of it, and `args` holds addresses of arrays as large as the
     /// plan and `n` say, which stay alive and are not changed by others until the kernel is done: weights and bias not by kernels before
-    /// it either. No other launch of one that [is exclusive](Launch::is_exclusive) overlaps, but the next of the same stream.
+    /// it either.
     pub(super) unsafe fn run(&self, args: &Args, stream: sys::CUstream) -> Result<()> {
         // SAFETY: the caller's word.
         unsafe { self.queue(args, stream, self.overlaps) }
@@ -193,13 +182,11 @@ impl Launch {
             };
             encode(map, description, self.dtype, address)?;
         }
-        let mut scratch = self.scratch.pointer();
-        let mut parameters = [std::ptr::null_mut::<c_void>(); 2 + MOST_MAPS];
+        let mut parameters = [std::ptr::null_mut::<c_void>(); 1 + MOST_MAPS];
         parameters[0] = (&raw const *args).cast_mut().cast();
-        for (parameter, map) in parameters[1..].iter_mut().zip(&mut maps[..self.maps.len()]) {
+        for (parameter, map) in parameters[1..].iter_mut().zip(&mut maps) {
             *parameter = (&raw mut *map).cast();
         }
-        parameters[1 + self.maps.len()] = (&raw mut scratch).cast();
         let none = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
             pad: [0; 4],

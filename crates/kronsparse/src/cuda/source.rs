@@ -8,7 +8,6 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("batch_pointers.cuh", include_str!("../../kernels/batch_pointers.cuh")),
     ("chain_mma.cuh", include_str!("../../kernels/chain_mma.cuh")),
     ("chain_mma_tile.cuh", include_str!("../../kernels/chain_mma_tile.cuh")),
-    ("chain_narrow.cuh", include_str!("../../kernels/chain_narrow.cuh")),
     ("chain_wgmma.cuh", include_str!("../../kernels/chain_wgmma.cuh")),
     ("chain_wgmma_tile.cuh", include_str!("../../kernels/chain_wgmma_tile.cuh")),
     ("column_sum.cuh", include_str!("../../kernels/column_sum.cuh")),
@@ -59,12 +58,11 @@ pub fn source(plan: &dyn KernelPlan) -> String {
     let maps = plan.tensor_maps(1).len();
     let parameters: String = (0..maps).map(|k| format!(", KS_PARAMETER ks::TensorMap map{k}")).collect();
     let passed: String = (0..maps).map(|k| format!(", &map{k}")).collect();
-    let (scratch, its_address) = if plan.scratch(1).bytes > 0 { (", u8* scratch", ", scratch") } else { ("", "") };
     format!(
         "{prelude}#include \"{family}.cuh\"\n\
          static_assert(sizeof(ks::Args) == {args} && sizeof(ks::TensorMap) == {map}, \"Rust and CUDA disagree\");\n\
-         {entry} {ENTRY}(KS_PARAMETER ks::Args args{parameters}{scratch}) {{\n  \
-         ks::let_next_begin();\n  {wait}ks::{family}<{arguments}>(args{passed}{its_address});\n}}\n",
+         {entry} {ENTRY}(KS_PARAMETER ks::Args args{parameters}) {{\n  \
+         ks::let_next_begin();\n  {wait}ks::{family}<{arguments}>(args{passed});\n}}\n",
         prelude = plan.prelude(),
         args = size_of::<super::launch::Args>(),
         map = size_of::<super::launch::EncodedMap>(),

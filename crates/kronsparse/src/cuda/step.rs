@@ -70,10 +70,7 @@ pub(super) enum Way<T> {
 impl<T: Scalar> Way<T> {
     /// Whether it has working memory, which two streams must not use at the same time.
     pub(super) fn is_exclusive(&self) -> bool {
-        match self {
-            Way::Kernel { launch, .. } => launch.is_exclusive(),
-            Way::Library { .. } | Way::Wide(_) => true,
-        }
+        !matches!(self, Way::Kernel { .. })
     }
 
     /// Queues it.

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use fastrand::Rng;
-use kronsparse::plan::gpu::{
-    ChainMmaPlan, ChainNarrowPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, KernelPlan, Precision,
-};
+use kronsparse::plan::gpu::{ChainMmaPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, KernelPlan, Precision};
 use kronsparse::{Activation, ChainPattern, DType, Join, Layout, Pattern};
 
 use super::plans::{Case, Plan, machines};
@@ -113,41 +111,6 @@ pub(crate) fn wgmma_chains(count: usize) -> Vec<Case> {
             let plan = plans.swap_remove(if round % 3 == 0 { 0 } else { rng.usize(..plans.len()) });
             if found.len() < count && sources.insert(plan.arguments()) {
                 found.push(Case { plan: Plan::Several(FusedPlan::ChainWgmma(plan)), n: problem.batch });
-            }
-        }
-    }
-    found
-}
-
-/// Plans for whole chains and few vectors, as `plans::spread`.
-pub(crate) fn narrow_chains(count: usize) -> Vec<Case> {
-    let mut rng = Rng::with_seed(20261124);
-    let (mut found, mut sources) = (Vec::new(), BTreeSet::new());
-    for round in 0..12 {
-        for (at, patterns) in CHAINS.into_iter().enumerate() {
-            let mix = at * 5 + round * 7;
-            let last = patterns[patterns.len() - 1];
-            let pattern = |&[a, b, c, d]: &[usize; 4]| Pattern::new(a, b, c, d).expect("a pattern");
-            let problem = ChainProblem {
-                chain: ChainPattern::new(patterns.iter().rev().map(pattern).collect()).expect("factors that fit"),
-                dtype: [DType::F16, DType::Bf16, DType::F32][mix % 3],
-                precision: Precision::Full,
-                layout: Layout::ALL[mix / 3 % 2],
-                batch: [1, 2, 5, 16, 33][mix / 3 % 5],
-                aligned: mix % 5 != 0,
-                bias: mix % 2 == 0,
-                activation: Activation::ALL[mix % 5],
-                join: match Join::ALL[(at + round) % 3] {
-                    // Outputs that do not come in twos.
-                    Join::Gate if last[1] * last[3] % 2 == 1 => Join::Residual,
-                    join => join,
-                },
-            };
-            let mut plans = ChainNarrowPlan::candidates(&problem, &machines()[round % 2]);
-            assert!(!plans.is_empty(), "{problem:?} has no plan");
-            let plan = plans.swap_remove(if round % 3 == 0 { 0 } else { rng.usize(..plans.len()) });
-            if found.len() < count && sources.insert(plan.arguments()) {
-                found.push(Case { plan: Plan::Several(FusedPlan::ChainNarrow(plan)), n: problem.batch });
             }
         }
     }

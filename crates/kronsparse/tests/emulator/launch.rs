@@ -3,8 +3,6 @@
 use std::fs;
 use std::process::Command;
 
-use kronsparse::plan::gpu::Scratch;
-
 use super::compile::{self, Files, Program};
 
 /// An array in emulated device memory.
@@ -55,7 +53,6 @@ pub(crate) struct Launch {
     pub(crate) bias: Option<Buffer>,
     pub(crate) y: Option<Buffer>,
     pub(crate) residual: Option<Buffer>,
-    pub(crate) scratch: Scratch,
     pub(crate) maps: Vec<Map>,
 }
 
@@ -107,23 +104,8 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 fn encode(launch: &Launch, late: bool, out: &mut Vec<u8>) {
-    let Launch {
-        kernel,
-        grid,
-        threads,
-        cluster,
-        shared_bytes,
-        n,
-        overlaps,
-        seconds,
-        x,
-        w,
-        bias,
-        y,
-        residual,
-        scratch,
-        maps,
-    } = launch;
+    let Launch { kernel, grid, threads, cluster, shared_bytes, n, overlaps, seconds, x, w, bias, y, residual, maps } =
+        launch;
     let number = |out: &mut Vec<u8>, value: u64| out.extend(value.to_le_bytes());
     let text = |out: &mut Vec<u8>, bytes: &[u8]| {
         number(out, bytes.len() as u64);
@@ -140,8 +122,6 @@ fn encode(launch: &Launch, late: bool, out: &mut Vec<u8>) {
         number(out, *offset);
         text(out, bytes);
     }
-    number(out, scratch.counters as u64);
-    number(out, scratch.bytes as u64);
     number(out, maps.len() as u64);
     for Map { buffer, element, swizzle, dims, strides, boxed } in maps {
         let all = [&[*buffer, *element, *swizzle], dims.as_slice(), strides, boxed].concat();

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use fastrand::Rng;
 use half::{bf16, f16};
 use kronsparse::plan::gpu::{
-    self, ChainMmaPlan, ChainNarrowPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, GpuPlan, GpuProblem,
-    KernelPlan, Operand, PairPlan, Precision, Swizzle, lanes_mma, narrow,
+    self, ChainMmaPlan, ChainProblem, ChainWgmmaPlan, FusedPlan, GpuMachine, GpuPlan, GpuProblem, KernelPlan, Operand,
+    PairPlan, Precision, Swizzle, lanes_mma, narrow,
 };
 use kronsparse::{Activation, Chain, ChainPattern, DType, Join, Layout, Pattern, Scalar};
 
@@ -149,7 +149,6 @@ pub(crate) fn spread(family: &str, count: usize) -> Vec<Case> {
     match family {
         PairPlan::NAME => return pairs(count),
         ChainMmaPlan::NAME => return chain_plans::chains(count),
-        ChainNarrowPlan::NAME => return chain_plans::narrow_chains(count),
         ChainWgmmaPlan::NAME => return chain_plans::wgmma_chains(count),
         _ => {}
     }
@@ -325,7 +324,6 @@ impl Case {
             bias: weights.bias.as_ref().and_then(|bias| buffer(bytes(bias), size_of::<T>() as u64)),
             y: buffer(vec![0xFF; count * size_of::<T>()], offset),
             residual: if problem.residual.is_empty() { None } else { buffer(bytes(&problem.residual), offset) },
-            scratch: kernel.scratch(n),
             maps: kernel.tensor_maps(n).into_iter().map(|map| self.map(&map)).collect(),
         };
         // TF32 has 10 bits after the point, and both factors of a product are rounded to it; three such products are short of a

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::chain_mma::ChainMmaPlan;
-use super::chain_narrow::ChainNarrowPlan;
 use super::chain_wgmma::ChainWgmmaPlan;
 use super::pair_wgmma::PairPlan;
 use super::{ChainProblem, GpuMachine, KernelPlan, Rejected, WITHIN};
@@ -100,7 +99,6 @@ families! {
     Pair PairPlan;
     ChainWgmma ChainWgmmaPlan;
     ChainMma ChainMmaPlan;
-    ChainNarrow ChainNarrowPlan;
 }
 
 impl FusedPlan {

@@ -5,15 +5,6 @@ use std::fmt;
 use super::{GpuPlan, TensorMap};
 use crate::DType;
 
-/// Memory of its own that a kernel asks for: what its blocks pass to each other. Two launches must not use it at the same time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scratch {
-    /// Bytes of counters at its beginning: zero before the first launch, and again after each.
-    pub counters: usize,
-    /// Bytes in all, 0 where there is none. What follows the counters is undefined.
-    pub bytes: usize,
-}
-
 /// A plan of one kernel.
 pub trait KernelPlan: fmt::Display + Send + Sync {
     /// The family's name: of its header, and of its kernel.
@@ -47,10 +38,6 @@ pub trait KernelPlan: fmt::Display + Send + Sync {
     /// The tensor maps that the kernel takes after its `Args`, in order, for `n` vectors.
     fn tensor_maps(&self, _n: usize) -> Vec<TensorMap> {
         Vec::new()
-    }
-    /// The memory whose address the kernel takes after its `Args`, for `n` vectors.
-    fn scratch(&self, _n: usize) -> Scratch {
-        Scratch::default()
     }
     /// Whether the kernel itself waits for the kernels before it, once it has done what does not depend on them; others wait before
     /// they do anything.

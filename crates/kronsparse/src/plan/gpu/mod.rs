@@ -1,14 +1,13 @@
 //! GPU plans: which kernel family, with which template numbers, multiplies by one factor. Never touches a device.
 //!
 //! A family is a file with a type `Plan` (see [`plain::Plan`] for the methods) and a line in `families!` below: nothing
-//! else here or in the engine names it, but for its header in the list of embedded files. [`pair_wgmma`], [`chain_wgmma`], [`chain_mma`] and
-//! [`chain_narrow`] multiply by several factors at once ([`FusedPlan`]). What the vendor's libraries take
+//! else here or in the engine names it, but for its header in the list of embedded files. [`pair_wgmma`], [`chain_wgmma`] and [`chain_mma`] multiply
+//! by several factors at once ([`FusedPlan`]). What the vendor's libraries take
 //! instead is estimated in [`libraries`], and both are put in order by [`ranked`](fn@ranked) for `auto`, which [`ChainPlan`]
 //! is for a whole chain.
 
 mod chain;
 pub mod chain_mma;
-pub mod chain_narrow;
 pub mod chain_wgmma;
 mod column_sum;
 mod cuts;
@@ -32,13 +31,12 @@ use std::fmt;
 
 pub use chain::{CALL, ChainPlan, ChainProblem, ChainStep, Part, Refusal, StepWay};
 pub use chain_mma::ChainMmaPlan;
-pub use chain_narrow::ChainNarrowPlan;
 pub use chain_wgmma::ChainWgmmaPlan;
 pub use column_sum::ColumnSum;
 pub use cuts::{Cut, cuts};
 pub use fused::FusedPlan;
 pub use groups::groups;
-pub use kernel_plan::{KernelPlan, Scratch};
+pub use kernel_plan::KernelPlan;
 pub(crate) use machine::{CACHED, KERNEL_SECONDS};
 pub use machine::{Flops, GpuMachine, Rates};
 pub use packing::Packing;

@@ -135,13 +135,6 @@ impl Plan {
 
     /// Tiles worth trying for up to 64 vectors, the fastest by estimate first; none for more.
     pub fn candidates(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan> {
-        let mut plans = Self::every(problem, machine);
-        plans.truncate(MOST_PLANS);
-        plans
-    }
-
-    /// All that are tried, the fastest by estimate first.
-    pub(super) fn every(problem: &GpuProblem, machine: &GpuMachine) -> Vec<Plan> {
         let [_, b, c, d] = problem.pattern.shape();
         let mut plans = Vec::new();
         if Self::fits(problem, machine).is_err() {
@@ -197,9 +190,9 @@ impl Plan {
                 }
             }
         }
-        // Positive numbers are ordered as their bits are.
-        plans.sort_by_cached_key(|plan| plan.seconds(machine).to_bits());
+        plans.sort_by(|p, q| p.seconds(machine).total_cmp(&q.seconds(machine)));
         plans.dedup();
+        plans.truncate(MOST_PLANS);
         plans
     }
 
@@ -213,27 +206,19 @@ impl Plan {
     }
     /// The template's numbers, in the order of `ks::narrow`.
     pub fn arguments(&self) -> String {
-        let GpuProblem { dtype, layout, aligned, bias, activation, join, .. } = self.problem;
-        let numbers = self.pattern_and_tile();
-        let align = if aligned { 16 } else { dtype.size() };
+        let Plan { problem, tile, shared_bytes, registers: _ } = self;
+        let GpuProblem { pattern, dtype, precision: _, layout, batch: _, aligned, bias, activation, join } = problem;
+        let Tile { vectors, lanes, outputs, depth, thread_lanes, thread_outputs, split } = tile;
+        let [a, b, c, d] = pattern.shape();
+        let align = if *aligned { 16 } else { dtype.size() };
         format!(
-            "{}, {}, {}, {bias}, {}, {numbers}, {align}, {}",
-            element(dtype),
-            layout_name(layout),
-            activation_name(activation),
-            join_name(join),
-            self.shared_bytes
+            "{}, {}, {}, {bias}, {}, {a}, {b}, {c}, {d}, {vectors}, {lanes}, {outputs}, {depth}, {thread_lanes}, \
+             {thread_outputs}, {split}, {align}, {shared_bytes}",
+            element(*dtype),
+            layout_name(*layout),
+            activation_name(*activation),
+            join_name(*join),
         )
-    }
-    /// The numbers of the pattern and of the tile.
-    fn pattern_and_tile(&self) -> String {
-        let [a, b, c, d] = self.problem.pattern.shape();
-        let Tile { vectors, lanes, outputs, depth, thread_lanes, thread_outputs, split } = self.tile;
-        format!("{a}, {b}, {c}, {d}, {vectors}, {lanes}, {outputs}, {depth}, {thread_lanes}, {thread_outputs}, {split}")
-    }
-    /// The numbers of `ks::NarrowFactor`.
-    pub(super) fn numbers(&self) -> String {
-        format!("{}, {}", self.pattern_and_tile(), self.shared_bytes)
     }
     /// None.
     pub fn prelude(&self) -> String {
@@ -249,11 +234,7 @@ impl Plan {
     }
     /// One block per tile, as far as CUDA allows; the kernel walks over what is left.
     pub fn grid(&self, n: usize) -> u32 {
-        self.items(n).clamp(1, LARGEST_GRID) as u32
-    }
-    /// Tiles of the pattern, for every lot of vectors.
-    pub(super) fn items(&self, n: usize) -> usize {
-        self.tiles().saturating_mul(n.div_ceil(self.tile.vectors))
+        self.tiles().saturating_mul(n.div_ceil(self.tile.vectors)).clamp(1, LARGEST_GRID) as u32
     }
     /// No clusters.
     pub fn cluster(&self) -> u32 {

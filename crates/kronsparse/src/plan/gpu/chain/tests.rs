@@ -35,16 +35,14 @@ fn a_large_batch_of_a_16_bit_monarch_chain_is_one_kernel() {
 }
 
 #[test]
-fn one_vector_takes_one_launch() {
+fn one_vector_goes_factor_by_factor_the_lanes_by_the_narrow_kernel() {
     let plan = plan(MONARCH, DType::F16, 1);
-    let cut = Cut { at: 0, count: 2 };
-    assert_eq!(parts(&plan), [Part::Together(cut)]);
-    assert_eq!(plan.steps()[0].name, "chain_narrow");
-    let together = plan.together(cut).unwrap().seconds();
-    assert!(plan.seconds_apart().unwrap() > together && plan.seconds() == CALL + together, "{together}");
-    // Factor by factor, a strided product of cuBLAS is as quick without lanes.
+    assert_eq!(parts(&plan), [Part::Factor(1), Part::Factor(0)]);
+    // Without lanes a strided product of cuBLAS is as quick.
+    assert_eq!(plan.steps()[1].name, "narrow");
     let narrow = plan.ways(1).iter().find(|way| way.name() == "narrow").unwrap();
-    assert!(narrow.seconds < 1.5 * plan.ways(1)[0].seconds, "{narrow}");
+    assert!(narrow.seconds < 1.5 * plan.steps()[0].seconds, "{narrow}");
+    assert!(plan.together(Cut { at: 0, count: 2 }).unwrap().seconds() > plan.seconds());
 }
 
 #[test]
